@@ -1,0 +1,302 @@
+"""One kernel as its owner holds it: the wires to its process, its life cycle, its backlog, and the seats of its clients.
+
+Owns everything between a client's frame and the kernel's socket. Knows neither WebSockets nor other workers: whoever
+serves a client, near or far, takes a `Seat` and reads it. A message goes client -> `Seat.send` -> `Wires.send` -> kernel,
+and back kernel -> `_receive` -> `Backlog` -> `Seat.frames` -> client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final
+
+import orjson
+import structlog
+import zmq
+
+from kernels import framing
+from kernels.backlog import Backlog
+from kernels.errors import KernelGone, KernelMoved, PortLost
+from kernels.lifecycle import Action, Fail, Lifecycle, Request, Restart, Tell
+from kernels.seat import Seat
+from kernels.wires import Wires
+
+log = structlog.get_logger(__name__)
+
+# A client that went away keeps its place for so long. JupyterLab's seven tries to reconnect take about two minutes.
+SEAT_KEPT_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """What a client's entry worker knows when it takes a seat (again).
+
+    `after`: the msg_id of the last message that the client got. `pending`: (channel, header) of requests that were handed on and
+    not answered. `since`: when the owner before was last heard, ISO 8601. All empty for a client that is new.
+    """
+
+    client: str
+    after: str | None = None
+    pending: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    since: str | None = None
+
+
+class AttachedKernel:
+    """A running kernel that this worker owns. Create, then `attach`; `release` when somebody else owns it."""
+
+    def __init__(
+        self,
+        kernel_id: str,
+        user: str,
+        backlog_bytes: int,
+        on_restart: Callable[[AttachedKernel], None],
+    ) -> None:
+        self.kernel_id = kernel_id
+        self.user = user
+        self.life = Lifecycle()
+        self.last_activity = datetime.now(UTC)
+        self._backlog = Backlog(backlog_bytes)
+        self._on_restart = on_restart
+        self._seats: dict[str, Seat] = {}
+        self._wires: Wires | None = None
+        self._attached = asyncio.Event()
+        self._attached_at = datetime.now(UTC)
+        self._closed: Exception | None = None
+
+    # -- attaching ------------------------------------------------------------------------------------------------
+
+    async def attach_new(self, context: zmq.Context[Any], info: dict[str, Any], timeout_s: float) -> None:
+        """Connect to a process that was just started; raise KernelSilent when it does not answer in `timeout_s`."""
+        wires = self._wires = Wires(context, info, self._receive)
+        await wires.first_answer(timeout_s)
+        await wires.subscribe()
+        await wires.connect()
+        self.life.alive(time.monotonic())
+        self._open()
+
+    async def attach_running(self, context: zmq.Context[Any], info: dict[str, Any]) -> None:
+        """Connect to a process that another owner served: subscribe first, then take the owner's identity.
+
+        The order makes a planned move lossless: the owner before serves until we have connected, so what the
+        kernel sends is heard by it, by us, or by both, and the client's last msg_id tells where to go on.
+        """
+        wires = self._wires = Wires(context, info, self._receive)
+        await wires.subscribe()
+        await wires.connect()
+        self.life.adopted(time.monotonic())
+        wires.probe("shell", self.life.probe_answered)
+        self._open()
+
+    def _open(self) -> None:
+        self._attached_at = datetime.now(UTC)
+        self._attached.set()
+
+    # -- clients --------------------------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return sum(seat.occupied for seat in self._seats.values())
+
+    async def take_seat(self, resume: Resume) -> Seat:
+        """Return the seat of a client; an older connection of the same client loses it.
+
+        Waits until the kernel is attached. Raises KernelGone or KernelMoved.
+        """
+        await self.attached()
+        self._forget_empty_seats()
+        before = self._seats.pop(resume.client, None)
+        seat = self._seats[resume.client] = Seat(self, self._backlog, resume.client, self._place(resume, before))
+        if before:
+            before.close(KernelGone("replaced by a newer connection of the same client"))
+        unknown = self._adopt_pending(resume)
+        if unknown and resume.since:
+            self._tell_gap(unknown[0].header, resume)
+        self._settle(unknown)
+        return seat
+
+    async def attached(self) -> None:
+        """Return when messages can be sent to the kernel; raise KernelGone or KernelMoved when they never can."""
+        await self._attached.wait()
+        if self._closed:
+            raise self._closed
+
+    def send(self, client: str, message: framing.Message, header: dict[str, Any]) -> None:
+        """Write a client's message to the kernel. Raises KernelMoved when another worker owns it now."""
+        if self._wires is None:
+            reason = "The kernel is dead. Restart it to go on."
+            self._fail(Request(header, message.channel, client), reason)
+            return
+        try:
+            self._wires.send(message.channel, message.parts)
+        except PortLost as error:
+            raise KernelMoved(str(error)) from error
+        self.last_activity = datetime.now(UTC)
+        if message.channel != "stdin" and header["msg_type"].endswith("_request"):
+            self.life.sent(header["msg_id"], Request(header, message.channel, client))
+
+    def _place(self, resume: Resume, before: Seat | None) -> int:
+        """Where in the backlog a client goes on: after its last message; else where it left; else at the end."""
+        if resume.after is not None:
+            found = self._backlog.find(resume.after)
+            # Not here: the message is older than this owner, and all that this owner has came after it.
+            return found if found is not None else 0
+        return before.cursor if before else self._backlog.last
+
+    def _adopt_pending(self, resume: Resume) -> list[Request]:
+        """Take over what the client still waits for; return the requests whose fate is not known yet."""
+        unknown = []
+        for channel, header in resume.pending:
+            msg_id = header["msg_id"]
+            if msg_id in self.life.pending or self._backlog.claim_answer(msg_id, resume.client):
+                continue
+            request = Request(header, channel, resume.client)
+            self.life.sent(msg_id, request)
+            unknown.append(request)
+        return unknown
+
+    def _settle(self, requests: list[Request]) -> None:
+        """Find out what became of requests that an owner before us may or may not have written to the kernel.
+
+        A probe is queued behind them. When its reply comes and theirs did not, they have no reply to come: either
+        they never reached the kernel, or they ran and the reply fell between two owners. Said so, never run again.
+        """
+        places: dict[tuple[str, str | None], list[str]] = {}
+        for request in requests:
+            place = (request.channel, request.header.get("subshell_id"))
+            places.setdefault(place, []).append(request.header["msg_id"])
+        for (channel, subshell), msg_ids in places.items():
+            if self._wires is None:  # dead: nothing will answer
+                self._lost(msg_ids)
+            else:
+                self._wires.probe(channel, partial(self._lost, msg_ids), subshell)
+
+    def _lost(self, msg_ids: list[str]) -> None:
+        reason = (
+            "The worker that served this kernel ended while it handled this request, "
+            "and whether the request ran is not known. It was not run again. Variables are kept."
+        )
+        self._act(self.life.unknown_fate(msg_ids, reason))
+
+    def _tell_gap(self, parent: dict[str, Any], resume: Resume) -> None:
+        if resume.after is not None and self._backlog.find(resume.after) is not None:
+            return
+        text = (
+            f"[kernelring] This kernel moved to another worker. Output between {resume.since} and "
+            f"{_iso(self._attached_at)} may be missing here.\n"
+        )
+        self._say("iopub", "stream", {"name": "stderr", "text": text}, parent, resume.client)
+
+    def _forget_empty_seats(self) -> None:
+        now = time.monotonic()
+        for client, seat in list(self._seats.items()):
+            if not seat.occupied and now - seat.left_s > SEAT_KEPT_S:
+                del self._seats[client]
+
+    # -- from the kernel ------------------------------------------------------------------------------------------
+
+    def _receive(self, channel: str, parts: list[bytes]) -> None:
+        frame = framing.pack(channel, parts)
+        if channel == "iopub":
+            if b'"status"' in parts[0]:
+                self._note_status(parts)
+            self._keep(frame)
+            return
+        asked = orjson.loads(parts[1]).get("msg_id") or ""
+        if channel == "stdin":  # an input request: it goes to whoever sent the cell that asks
+            request = self.life.pending.get(asked)
+        else:
+            request = self.life.replied(asked)
+        if request:
+            self._keep(frame, request.client)
+        else:  # asked through an owner before us: kept until that client takes its seat here
+            self._keep(frame, "", answers=asked)
+
+    def _note_status(self, parts: list[bytes]) -> None:
+        msg_id = orjson.loads(parts[1]).get("msg_id")
+        state = orjson.loads(parts[3]).get("execution_state")
+        if isinstance(msg_id, str) and isinstance(state, str):
+            self.life.status(msg_id, state)
+        self.last_activity = datetime.now(UTC)
+
+    def _keep(self, frame: bytes, to: str | None = None, answers: str | None = None) -> None:
+        self._backlog.append(frame, to, answers)
+        for seat in self._seats.values():
+            seat.wake()
+
+    # -- ends -----------------------------------------------------------------------------------------------------
+
+    def process_exited(self, reason: str) -> None:
+        """The kernel's process ended by itself."""
+        self._cut()
+        self._act(self.life.exited(reason, time.monotonic()))
+
+    def restarting(self, reason: str) -> None:
+        """A restart was asked for; until `attach_new` clients wait."""
+        self._cut()
+        self._act(self.life.restarting(reason))
+
+    def gave_up(self, reason: str) -> None:
+        """The kernel could not be started (again)."""
+        self._cut()
+        self._act(self.life.gave_up(reason))
+        self._attached.set()
+
+    def moved(self, why: str) -> None:
+        """Another worker has connected to the kernel: pass on what came until now, and let the clients follow."""
+        if self._wires:
+            self._wires.drain()
+        self._close(KernelMoved(why))
+
+    def ended(self, why: str) -> None:
+        """The kernel was deleted."""
+        self._close(KernelGone(why))
+
+    def _close(self, error: Exception) -> None:
+        self._cut()
+        self._closed = error
+        self._attached.set()
+        for seat in self._seats.values():
+            seat.close(error)
+
+    def _cut(self) -> None:
+        self._attached.clear()
+        if self._wires:
+            self._wires.close()
+            self._wires = None
+
+    # -- the machine's orders ---------------------------------------------------------------------------------------
+
+    def _act(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Fail(request, reason):
+                    self._fail(request, reason)
+                case Tell(state, reason):
+                    log.info("kernel_state", kernel=self.kernel_id, user=self.user, state=state, reason=reason)
+                    self._say("iopub", "stream", {"name": "stderr", "text": f"[kernelring] {reason}\n"}, {}, None)
+                    self._say("iopub", "status", {"execution_state": state}, {}, None)
+                case Restart():
+                    self._on_restart(self)
+
+    def _fail(self, request: Request, reason: str) -> None:
+        error = {"ename": "KernelRequestLost", "evalue": reason, "traceback": [reason]}
+        kind = request.header["msg_type"]
+        if kind == "execute_request":
+            self._say("iopub", "error", error, request.header, None)
+        reply = {"status": "error", "execution_count": None, **error}
+        self._say(request.channel, kind.removesuffix("_request") + "_reply", reply, request.header, request.client)
+        self._say("iopub", "status", {"execution_state": "idle"}, request.header, None)
+
+    def _say(self, channel: str, kind: str, content: dict[str, Any], parent: dict[str, Any], to: str | None) -> None:
+        """Put a message of the server's own into the backlog."""
+        self._keep(framing.server_message(channel, kind, content, parent), to)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,84 @@
+"""What a kernel sent lately, as its owner keeps it for the clients.
+
+Owns one bounded, numbered list of frames per kernel. A client is a cursor into it: so a client that went away for a
+moment, or reads slowly, goes on from where it was, and memory is bounded by the list and not by the clients. What
+fell out before a client had it is counted and told, never skipped silently. Pure: no sockets, no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import orjson
+
+from kernels import framing
+
+
+@dataclass(slots=True)
+class Entry:
+    """One frame. `to` names the only client that gets it (None: all); `answers` is the msg_id that it replies to."""
+
+    frame: bytes
+    to: str | None
+    answers: str | None
+
+
+class Batch(NamedTuple):
+    """What `read` returns: frames in order, the cursor after them, and how many frames had fallen out before them."""
+
+    frames: list[bytes]
+    cursor: int
+    missed: int
+
+
+class Backlog:
+    """Frames 1, 2, 3, … of which the newest `limit_bytes` are kept."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._bytes = 0
+        self._entries: dict[int, Entry] = {}
+        self._first = 1
+        self.last = 0
+
+    def append(self, frame: bytes, to: str | None = None, answers: str | None = None) -> None:
+        """Keep one more frame, and let the oldest go while the limit is exceeded (the newest always stays)."""
+        self.last += 1
+        self._entries[self.last] = Entry(frame, to, answers)
+        self._bytes += len(frame)
+        while self._bytes > self._limit_bytes and self._first < self.last:
+            self._bytes -= len(self._entries.pop(self._first).frame)
+            self._first += 1
+
+    def read(self, cursor: int, client: str, max_bytes: int) -> Batch:
+        """Return the frames after `cursor` that `client` may see, about `max_bytes` of them at the most."""
+        missed = max(0, self._first - 1 - cursor)
+        cursor = max(cursor, self._first - 1)
+        frames: list[bytes] = []
+        size = 0
+        while cursor < self.last and size < max_bytes:
+            cursor += 1
+            entry = self._entries[cursor]
+            if entry.to is None or entry.to == client:
+                frames.append(entry.frame)
+                size += len(entry.frame)
+        return Batch(frames, cursor, missed)
+
+    def find(self, msg_id: str) -> int | None:
+        """Return the number of the message `msg_id`, or None when it is not (or no longer) here."""
+        wanted = msg_id.encode()
+        for number in range(self.last, self._first - 1, -1):
+            header = framing.part_of(self._entries[number].frame, 0)
+            if wanted in header and orjson.loads(header).get("msg_id") == msg_id:
+                return number
+        return None
+
+    def claim_answer(self, msg_id: str, client: str) -> bool:
+        """Give the reply to `msg_id`, which came while nobody knew who had asked, to `client`; False: none is here."""
+        found = False
+        for entry in self._entries.values():
+            if entry.answers == msg_id:
+                entry.to = client
+                found = True
+        return found

@@ -1,0 +1,343 @@
+"""The kernels that this worker owns.
+
+Owns the way from "this user is mine" to attached kernels: start, adopt, restart, end and let go. Reads the truth from
+the nursery, and is told by whoever made it (`Rule`) which users are this worker's. Knows nothing of Redis, HTTP or other workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import structlog
+import zmq
+from jupyter_client.kernelspec import NoSuchKernel
+
+from kernels.attached import AttachedKernel
+from kernels.errors import ClaimRefused, DuplicateKernel, KernelsError, NurseryUnavailable, UnknownKernel
+from kernels.kernel_manager import NurseryKernelManager
+from kernels.nursery_client import ClaimLost, Event, KernelExited, NurseryBack, NurseryClient
+from kernels.records import KernelRecord
+from kernels.wires import is_bound
+
+log = structlog.get_logger(__name__)
+
+FRESH_WAIT_S: Final = 5.0  # how long a request waits for kernels to be adopted before it is told to come back
+ADOPTIONS_AT_ONCE: Final = 32
+
+
+class Rule(Protocol):
+    """Who owns whom, as the house is told."""
+
+    def owns(self, user: str) -> bool:
+        """Whether this worker owns the user's kernels now."""
+
+    def claim(self) -> tuple[int, str]:
+        """The epoch and boot id under which this worker claims a kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class HouseOptions:
+    """Bounds. `backlog_bytes` per kernel, `start_timeout_s` from spawn to the first answer."""
+
+    kernels_dir: Path
+    backlog_bytes: int
+    start_timeout_s: float
+
+
+@dataclass(slots=True)
+class Tenant:
+    """A kernel here: what clients talk to, what starts and stops its process, and its newest record."""
+
+    kernel: AttachedKernel
+    manager: NurseryKernelManager
+    record: KernelRecord
+    # One life-cycle change at a time: a restart asked for while an automatic one runs waits for it.
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class House:
+    """Create, `start`, and call `ownership_changed` whenever the rule's answers may have changed."""
+
+    def __init__(self, nursery: NurseryClient, context: zmq.Context[Any], rule: Rule, options: HouseOptions) -> None:
+        self._nursery = nursery
+        self._context = context
+        self._rule = rule
+        self._options = options
+        self._tenants: dict[str, Tenant] = {}
+        self._reclaim = False
+        self._behind = 0  # an epoch that somebody has claimed a kernel of "mine" with: our ring is older than that
+        self._starting: set[str] = set()  # ids that `create` is at: they are nobody's to adopt
+        self._kick = asyncio.Event()
+        self._fresh = asyncio.Event()  # set while the tenants are what the newest ring says
+        self._left = asyncio.Event()
+        self._adoptions = asyncio.Semaphore(ADOPTIONS_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin to follow the ring and the nursery. The nursery's events must reach `on_event`."""
+        self._spawn(self._follow(), "house")
+        self.ownership_changed()
+
+    async def stop(self) -> None:
+        """Let go of everything; the kernels run on."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.drop_all("this worker stops")
+
+    # -- what requests ask ----------------------------------------------------------------------------------------
+
+    async def of(self, user: str) -> list[Tenant]:
+        """Return the user's kernels, oldest first. Raises NurseryUnavailable while they cannot be known."""
+        await self._current()
+        mine = [tenant for tenant in self._tenants.values() if tenant.record.user == user]
+        return sorted(mine, key=lambda tenant: tenant.record.started_at)
+
+    async def get(self, user: str, kernel_id: str) -> Tenant:
+        """Return one kernel of the user's. Raises UnknownKernel (also for somebody else's), NurseryUnavailable."""
+        await self._current()
+        tenant = self._tenants.get(kernel_id)
+        if tenant is None or tenant.record.user != user:
+            raise UnknownKernel(kernel_id)
+        return tenant
+
+    async def create(
+        self, user: str, kernel_id: str, kernel_name: str, *, cwd: Path, env: dict[str, str], notes: dict[str, Any]
+    ) -> Tenant:
+        """Start a kernel; return when its process exists (it answers a little later; clients wait for that).
+
+        Raises DuplicateKernel when the id is taken, NoSuchKernel (jupyter_client) for an unknown kernelspec, SpawnRefused, NurseryUnavailable.
+        """
+        await self._current()
+        if kernel_id in self._tenants or kernel_id in self._starting:
+            raise DuplicateKernel(kernel_id)
+        manager = NurseryKernelManager(
+            kernel_id=kernel_id,
+            kernel_name=kernel_name,
+            directory=self._options.kernels_dir / kernel_id,
+            user=user,
+            nursery=self._nursery,
+            zmq_context=self._context,
+        )
+        self._starting.add(kernel_id)
+        try:
+            await manager.start_kernel(cwd=str(cwd), env=env)
+            record = await self._nursery.note(kernel_id, notes)
+        finally:
+            self._starting.discard(kernel_id)
+        tenant = self._tenants[kernel_id] = Tenant(self._kernel(kernel_id, user), manager, record)
+        self._spawn(self._bring_up(tenant), "bring_up")
+        log.info("kernel_started", user=user, kernel=kernel_id, spec=kernel_name, kernel_pid=record.pid)
+        return tenant
+
+    async def end(self, tenant: Tenant, reason: str) -> None:
+        """End a kernel: the one place where that happens. Nothing of it is left afterwards."""
+        kernel_id = tenant.record.kernel_id
+        if self._tenants.pop(kernel_id, None) is None:
+            raise UnknownKernel(kernel_id)
+        tenant.kernel.ended(reason)
+        async with tenant.lock:
+            await tenant.manager.shutdown_kernel()
+            await self._nursery.end(kernel_id, reason)
+        log.info("kernel_ended", user=tenant.record.user, kernel=kernel_id, reason=reason)
+
+    async def restart(self, tenant: Tenant) -> None:
+        """Restart a kernel in place (same id, new process); return when it answers. Raises KernelSilent."""
+        await self._restart(tenant, "The kernel was restarted.", now=False)
+
+    async def interrupt(self, tenant: Tenant) -> None:
+        """Interrupt what runs, by signal or message as the kernelspec says."""
+        await tenant.manager.interrupt_kernel()
+
+    async def note(self, tenant: Tenant, notes: dict[str, Any]) -> None:
+        """Keep `notes` with the kernel, where they outlive this worker."""
+        tenant.record = await self._nursery.note(tenant.record.kernel_id, notes)
+
+    # -- what the ring and the nursery say ------------------------------------------------------------------------
+
+    def ownership_changed(self) -> None:
+        """The rule's answers may have changed: adopt what was gained. What was lost goes when its new owner has it."""
+        self._fresh.clear()
+        self._kick.set()
+
+    def drop_all(self, why: str) -> None:
+        """Let go of every kernel at once: this worker is not a member any more."""
+        for kernel_id in list(self._tenants):
+            self._let_go(kernel_id, why)
+
+    @property
+    def holding(self) -> int:
+        """How many kernels are attached here."""
+        return len(self._tenants)
+
+    async def handed_over(self, within_s: float) -> None:
+        """Wait until other workers have taken every kernel here, `within_s` seconds at the most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self._tenants:
+                    self._left.clear()
+                    await self._left.wait()
+
+    def on_event(self, event: Event) -> None:
+        """What the nursery tells."""
+        match event:
+            case KernelExited(record):
+                self._exited(record)
+            case ClaimLost(kernel_id, epoch):
+                self._let_go(kernel_id, f"claimed at epoch {epoch}")
+            case NurseryBack():
+                self._reclaim = True
+                self.ownership_changed()
+
+    def _let_go(self, kernel_id: str, why: str) -> None:
+        tenant = self._tenants.pop(kernel_id, None)
+        self._left.set()
+        if tenant:
+            tenant.kernel.moved(why)
+            tenant.manager.let_go()
+            log.info("kernel_released", user=tenant.record.user, kernel=kernel_id, why=why)
+
+    def _exited(self, record: KernelRecord) -> None:
+        tenant = self._tenants.get(record.kernel_id)
+        # A restart that somebody asked for ends the old process on purpose; it holds the lock meanwhile.
+        if tenant is None or tenant.lock.locked() or record.incarnation < tenant.record.incarnation:
+            return
+        tenant.record = record
+        assert record.exit is not None
+        tenant.kernel.process_exited(f"The kernel ended: {record.exit.reason}.")
+
+    # -- following ------------------------------------------------------------------------------------------------
+
+    async def _current(self) -> None:
+        epoch, _ = self._rule.claim()
+        if self._behind > epoch:
+            raise ClaimRefused(f"a newer owner is known to the nursery, of epoch {self._behind}", self._behind)
+        if self._fresh.is_set():
+            return
+        try:
+            async with asyncio.timeout(FRESH_WAIT_S):
+                await self._fresh.wait()
+        except TimeoutError as error:
+            raise NurseryUnavailable("Your kernels are being taken over by this worker. Try again in a moment.") from error
+
+    async def _follow(self) -> None:
+        while True:
+            await self._kick.wait()
+            self._kick.clear()
+            try:
+                await self._reconcile()
+            except NurseryUnavailable as error:
+                log.warning("kernels_unknown", why=str(error))  # the nursery's return kicks again
+                continue
+            if not self._kick.is_set():
+                self._fresh.set()
+
+    async def _reconcile(self) -> None:
+        # A kernel that `create` starts while the nursery answers is in neither list, and no business of this one.
+        here = {kernel_id for kernel_id, tenant in self._tenants.items() if not tenant.lock.locked()}
+        records = {record.kernel_id: record for record in await self._nursery.kernels()}
+        for kernel_id in here - set(records):
+            if tenant := self._tenants.pop(kernel_id, None):
+                tenant.kernel.ended("The kernel is gone.")
+        if self._reclaim:  # a new nursery does not know over which connection a kernel is held
+            self._reclaim = False
+            for tenant in list(self._tenants.values()):
+                if self._rule.owns(tenant.record.user):
+                    await self._claim_again(tenant)
+        known = self._tenants.keys() | self._starting
+        gained = [record for record in records.values() if record.kernel_id not in known]
+        async with asyncio.TaskGroup() as group:
+            for record in gained:
+                if self._rule.owns(record.user):
+                    group.create_task(self._adopt(record))
+
+    async def _adopt(self, record: KernelRecord) -> None:
+        """Claim a running kernel and register it; connecting goes on behind, and clients wait at their seats."""
+        epoch, boot = self._rule.claim()
+        kernel = self._kernel(record.kernel_id, record.user)
+        try:
+            async with self._adoptions:
+                await self._nursery.claim(record.kernel_id, epoch, boot, quiet=True)
+                manager = await NurseryKernelManager.adopt(record, self._nursery, self._context)
+        except (KernelsError, NoSuchKernel) as error:
+            self._note_refusal(error)
+            log.info("kernel_not_adopted", kernel=record.kernel_id, user=record.user, epoch=epoch, why=str(error))
+            return
+        tenant = self._tenants[record.kernel_id] = Tenant(kernel, manager, record)
+        log.info("kernel_adopted", user=record.user, kernel=record.kernel_id, epoch=epoch, boot=boot)
+        self._spawn(self._bring_up(tenant, running=True), "adopt")
+
+    async def _claim_again(self, tenant: Tenant) -> None:
+        kernel_id = tenant.record.kernel_id
+        epoch, boot = self._rule.claim()
+        try:
+            tenant.record = await self._nursery.claim(kernel_id, epoch, boot)
+        except (ClaimRefused, UnknownKernel) as error:
+            self._note_refusal(error)
+            self._let_go(kernel_id, str(error))
+
+    def _note_refusal(self, error: Exception) -> None:
+        if isinstance(error, ClaimRefused):
+            self._behind = max(self._behind, error.epoch)
+
+    def _kernel(self, kernel_id: str, user: str) -> AttachedKernel:
+        return AttachedKernel(kernel_id, user, self._options.backlog_bytes, self._restart_by_itself)
+
+    # -- starting -------------------------------------------------------------------------------------------------
+
+    async def _bring_up(self, tenant: Tenant, *, running: bool = False) -> None:
+        """Connect to the process of `tenant`; `running`: another owner may be connected to it until we are."""
+        kernel, kernel_id = tenant.kernel, tenant.record.kernel_id
+        info = dict(tenant.manager.get_connection_info())
+        try:
+            epoch, boot = self._rule.claim()
+            tenant.record = await self._nursery.claim(kernel_id, epoch, boot, quiet=True)
+            if tenant.record.exit:
+                kernel.process_exited(f"The kernel ended: {tenant.record.exit.reason}.")
+                return
+            if running and is_bound(info):
+                await kernel.attach_running(self._context, info)
+            else:
+                await kernel.attach_new(self._context, info, self._options.start_timeout_s)
+            await self._nursery.claim(kernel_id, epoch, boot)  # from here on the owner before us is told to let go
+        except ClaimRefused as error:
+            self._note_refusal(error)
+            self._let_go(kernel_id, str(error))
+        except KernelsError as error:
+            # The process' own exit, when that is the cause, was told already and with the better reason.
+            if self._tenants.get(kernel_id) is tenant and kernel.life.phase not in ("dead", "restarting"):
+                kernel.gave_up(f"The kernel cannot be reached: {error}.")
+
+    def _restart_by_itself(self, kernel: AttachedKernel) -> None:
+        tenant = self._tenants.get(kernel.kernel_id)
+        if tenant:
+            self._spawn(self._restart(tenant, None, now=True), "restart")
+
+    async def _restart(self, tenant: Tenant, told: str | None, *, now: bool) -> None:
+        async with tenant.lock:
+            if self._tenants.get(tenant.record.kernel_id) is not tenant:
+                raise UnknownKernel(tenant.record.kernel_id)
+            if told:
+                tenant.kernel.restarting(told)
+            try:
+                await tenant.manager.restart_kernel(now=now)
+                tenant.record = await self._nursery.get(tenant.record.kernel_id)
+            except (KernelsError, RuntimeError) as error:
+                tenant.kernel.gave_up(f"The kernel could not be started again: {error}.")
+                return
+        await self._bring_up(tenant)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("task_failed", task=task.get_name(), exc_info=error)

@@ -1,0 +1,289 @@
+"""The kernels in the nursery's care: start, watch, signal, claim, end.
+
+Owns the records and the processes behind them. It knows no sockets: who asked, and who is to be told, is
+`kernels.nursery`'s matter. All of it runs in the one thread of the nursery's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from kernels import bounded_log, nursery_disk, processes
+from kernels.errors import ClaimRefused, KernelStuck, SpawnRefused, UnknownKernel
+from kernels.records import Exit, KernelRecord, SpawnOrder, checked_notes, now_utc
+
+KILL_S = 5.0
+"""How long a killed process may take to be gone. Our figure: only one waiting for a dead disk takes long."""
+
+EARLY_S = 30.0
+"""A kernel that ends by itself within this time has its last words told in the reason."""
+
+SWEEP_AGE_S, GROUP_PAUSE_S = 60.0, 0.01
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Ward:
+    """A kernel in care. `pidfd` is -1 once it has exited; `emptied` then waits for the rest of its group."""
+
+    record: KernelRecord
+    pidfd: int = -1
+    born: float = 0.0
+    ending: str = ""
+    exited: asyncio.Event = field(default_factory=asyncio.Event)
+    emptied: asyncio.Task[None] | None = None
+
+
+class Kernels:
+    """All kernels of this host. `on_exit` is called with the record of each that has exited."""
+
+    def __init__(self, folder: Path, on_exit: Callable[[KernelRecord], None]) -> None:
+        self._folder = folder
+        self._on_exit = on_exit
+        self._wards: dict[str, Ward] = {}
+
+    def recover(self) -> None:
+        """Takes over what an earlier nursery has left: watches what runs, notes what has ended."""
+        for record in nursery_disk.load_all(self._folder):
+            ward = self._wards[record.kernel_id] = Ward(record)
+            if record.state == "running":
+                self._rewatch(ward)
+        self.sweep()
+
+    def records(self, user: str | None = None) -> list[KernelRecord]:
+        """All records, or those of one user."""
+        return [ward.record for ward in self._wards.values() if user in (None, ward.record.user)]
+
+    def record(self, kernel_id: str) -> KernelRecord:
+        """Raises UnknownKernel."""
+        return self._ward(kernel_id).record
+
+    def spawn(self, order: SpawnOrder) -> KernelRecord:
+        """Starts a kernel, or returns the record of this incarnation if it was started before.
+
+        Raises SpawnRefused: a lower incarnation than the last, one while the last still runs, a directory
+        that is not this kernel's, a command that cannot be run.
+        """
+        ward = self._wards.get(order.kernel_id)
+        if ward:
+            _check_owner(ward, order)
+            if ward.record.incarnation == order.incarnation:
+                return ward.record
+            _check_successor(ward.record, order)
+        nursery_disk.check_directory(order, self._folder)
+        return self._launch(order, ward.record if ward else None)
+
+    def signal(self, kernel_id: str, signum: int) -> bool:
+        """Signals the kernel's process group. False if it has exited. Raises UnknownKernel."""
+        ward = self._ward(kernel_id)
+        return ward.pidfd >= 0 and processes.signal_group(ward.record.pid, ward.pidfd, signum)
+
+    def claim(self, kernel_id: str, epoch: int, boot: str) -> KernelRecord:
+        """Makes `boot` the kernel's owner. Returns the new record.
+
+        Raises ClaimRefused for an epoch below the highest seen, or for that epoch from another boot.
+        """
+        ward = self._ward(kernel_id)
+        held, holder = ward.record.claim_epoch, ward.record.claim_boot
+        if epoch < held or (epoch == held and holder not in ("", boot)):
+            raise ClaimRefused(f"kernel {kernel_id} is held by {holder} in epoch {held}", held)
+        self._keep(ward, replace(ward.record, claim_epoch=epoch, claim_boot=boot))
+        return ward.record
+
+    def note(self, kernel_id: str, notes: dict[str, Any]) -> KernelRecord:
+        """Replaces the kernel's notes. Raises UnknownKernel, BadRequest."""
+        ward = self._ward(kernel_id)
+        self._keep(ward, replace(ward.record, notes=checked_notes(notes)))
+        return ward.record
+
+    async def end(self, kernel_id: str, reason: str) -> None:
+        """Ends a kernel and all of its group, removes directory and record. Nothing to end is fine.
+
+        Raises KernelStuck; the record then stays, and it can be asked again.
+        """
+        ward = self._wards.get(kernel_id)
+        if ward is not None:
+            ward.ending = ward.ending or reason
+            await self._kill(ward)
+        nursery_disk.remove(self._folder / kernel_id)
+        if self._wards.get(kernel_id) is ward:
+            self._wards.pop(kernel_id, None)
+
+    def reap(self) -> None:
+        """Waits for every child that has ended: kernels, and orphans that kernels have left behind."""
+        known = {ward.record.pid: ward for ward in self._wards.values() if ward.pidfd >= 0}
+        while (pid := processes.ended_child()) is not None:
+            if pid in known:
+                self._exited(known.pop(pid))
+            else:
+                os.waitpid(pid, 0)
+
+    def trim_logs(self) -> None:
+        """Cuts the logs that have grown too long."""
+        for ward in self._wards.values():
+            bounded_log.trim(ward.record.directory / nursery_disk.LOG)
+
+    def sweep(self, older_than_s: float = SWEEP_AGE_S) -> None:
+        """Removes directories that have had no record for that long."""
+        nursery_disk.sweep(self._folder, frozenset(self._wards), older_than_s)
+
+    def _ward(self, kernel_id: str) -> Ward:
+        try:
+            return self._wards[kernel_id]
+        except KeyError:
+            raise UnknownKernel(f"there is no kernel {kernel_id}") from None
+
+    def _keep(self, ward: Ward, record: KernelRecord) -> None:
+        nursery_disk.save(record)
+        ward.record = record
+
+    def _launch(self, order: SpawnOrder, before: KernelRecord | None) -> KernelRecord:
+        fresh: list[KernelRecord] = []
+
+        def keep(pid: int, started: int) -> None:
+            fresh.append(_first_record(order, before, pid, started))
+            nursery_disk.save(fresh[0])
+
+        log_fd = nursery_disk.open_log(order.directory)
+        try:
+            processes.launch(order, log_fd, keep)
+        except SpawnRefused:
+            self._forget_attempt(order, before)
+            raise
+        except OSError as error:
+            self._forget_attempt(order, before)
+            raise SpawnRefused(f"cannot start {order.argv[0]}: {error}") from error
+        finally:
+            os.close(log_fd)
+        ward = self._wards[order.kernel_id] = Ward(fresh[0], born=time.monotonic())
+        self._watch(ward, os.pidfd_open(ward.record.pid))  # a child that is not waited for keeps its pid
+        return ward.record
+
+    def _forget_attempt(self, order: SpawnOrder, before: KernelRecord | None) -> None:
+        if before:
+            nursery_disk.save(before)
+        else:
+            (order.directory / nursery_disk.RECORD).unlink(missing_ok=True)
+
+    def _rewatch(self, ward: Ward) -> None:
+        pid, started = ward.record.pid, ward.record.pid_started
+        pidfd = processes.open_pidfd(pid, started)
+        if pidfd is not None:
+            self._watch(ward, pidfd)
+            return
+        if (
+            processes.start_ticks(pid) is None
+        ):  # not used again, so the group, if there is one, is still its own
+            processes.kill_group(pid)
+        self._keep(ward, replace(ward.record, state="exited", exit=Exit.of_status(None)))
+        ward.exited.set()
+
+    def _watch(self, ward: Ward, pidfd: int) -> None:
+        ward.pidfd = pidfd
+        asyncio.get_running_loop().add_reader(pidfd, self._exited, ward)
+
+    def _exited(self, ward: Ward) -> None:
+        if ward.pidfd < 0:
+            return
+        asyncio.get_running_loop().remove_reader(ward.pidfd)
+        os.close(ward.pidfd)
+        ward.pidfd = -1
+        pid = ward.record.pid
+        # Before waiting for it: as a zombie it still holds its pid, so the group cannot be another's.
+        processes.kill_group(pid)
+        found = self._told(ward, _wait_status(pid, ward.record.pid_started))
+        self._save_exit(ward, replace(ward.record, state="exited", exit=found))
+        ward.emptied = asyncio.create_task(_group_gone(pid))
+        ward.exited.set()
+        self._on_exit(ward.record)
+
+    def _save_exit(self, ward: Ward, record: KernelRecord) -> None:
+        try:
+            self._keep(ward, record)
+        except OSError as error:  # a full disk, a removed directory: it has exited all the same
+            ward.record = record
+            log.warning("kernel_record_not_saved", kernel=record.kernel_id, error=str(error))
+
+    def _told(self, ward: Ward, status: int | None) -> Exit:
+        found = Exit.of_status(status)
+        if ward.ending:
+            return replace(found, reason=f"ended: {ward.ending}")
+        if ward.born and time.monotonic() - ward.born < EARLY_S and found.code != 0:
+            words = bounded_log.tail(ward.record.directory / nursery_disk.LOG)
+            if words:
+                return replace(found, reason=f"{found.reason}; its last words were:\n{words}")
+        return found
+
+    async def _kill(self, ward: Ward) -> None:
+        if ward.pidfd >= 0:
+            processes.signal_group(ward.record.pid, ward.pidfd, 9)
+            try:
+                await asyncio.wait_for(ward.exited.wait(), KILL_S)
+            except TimeoutError:
+                raise KernelStuck(
+                    f"process {ward.record.pid} is still there {KILL_S:g} s after SIGKILL"
+                ) from None
+        if ward.emptied is not None:
+            await asyncio.shield(ward.emptied)
+
+
+async def _group_gone(group: int) -> None:
+    """Returns once no process of the killed group is left, zombies included. Raises KernelStuck.
+
+    It asks again and again: no descriptor tells when a group has become empty.
+    """
+    end = time.monotonic() + KILL_S
+    while processes.group_exists(group):
+        if time.monotonic() > end:
+            raise KernelStuck(f"processes of group {group} are still there {KILL_S:g} s after SIGKILL")
+        await asyncio.sleep(GROUP_PAUSE_S)
+
+
+def _check_owner(ward: Ward, order: SpawnOrder) -> None:
+    if ward.ending:
+        raise SpawnRefused(f"kernel {order.kernel_id} is being ended")
+    if order.user != ward.record.user:
+        raise SpawnRefused(f"kernel {order.kernel_id} is not {order.user}'s")
+
+
+def _check_successor(last: KernelRecord, order: SpawnOrder) -> None:
+    if order.incarnation < last.incarnation:
+        raise SpawnRefused(f"incarnation {order.incarnation} is over: {last.incarnation} was started")
+    if last.state == "running":
+        raise SpawnRefused(f"incarnation {last.incarnation} is still running")
+
+
+def _first_record(order: SpawnOrder, before: KernelRecord | None, pid: int, started: int) -> KernelRecord:
+    """A restart keeps claim and notes: they are the kernel's, not the process'."""
+    return KernelRecord(
+        kernel_id=order.kernel_id,
+        user=order.user,
+        kernel_name=order.kernel_name,
+        incarnation=order.incarnation,
+        directory=order.directory,
+        cwd=order.cwd,
+        pid=pid,
+        pid_started=started,
+        started_at=now_utc(),
+        claim_epoch=before.claim_epoch if before else 0,
+        claim_boot=before.claim_boot if before else "",
+        notes=before.notes if before else {},
+    )
+
+
+def _wait_status(pid: int, started: int) -> int | None:
+    """Waits for a kernel that has ended. One that an earlier nursery started is the supervisor's child, which
+    leaves it a zombie for a moment, so that its status can be read here; None when that is past."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[1]
+    except ChildProcessError:
+        return processes.zombie_status(pid, started)

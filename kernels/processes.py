@@ -1,0 +1,220 @@
+"""Processes of Linux, as the nursery and its supervisor need them.
+
+Owns the fork and exec of a kernel, and the questions and signals to a process that may be gone and its
+pid used again. It keeps no state and knows no records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from kernels.errors import SpawnRefused
+from kernels.records import SpawnOrder
+
+_PR_SET_CHILD_SUBREAPER = 36
+_OOM_FIRST = b"1000"
+_STATE, _SESSION, _STARTED, _EXIT_CODE = 0, 3, 19, 49
+"""Places in /proc/<pid>/stat after the command's name: fields 3, 6, 22 and 52 of proc(5)."""
+
+_SOFT_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def become_subreaper() -> None:
+    """From now on, orphans among this process' descendants become its children."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def undo_ignored_signals() -> None:
+    """Sets every signal that was ignored at start back to its default.
+
+    Ignored signals are inherited through exec: started by `nohup` or by a shell's `&`, a nursery would
+    otherwise give birth to kernels that cannot be interrupted.
+    """
+    for signum in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(signum) == signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot; None when there is none (a zombie is one)."""
+    found = _stat(pid)
+    return int(found[_STARTED]) if found else None
+
+
+def zombie_status(pid: int, started: int) -> int | None:
+    """The wait status of a process that has ended and that its parent has not waited for; else None."""
+    found = _stat(pid)
+    if not found or found[_STATE] != b"Z" or int(found[_STARTED]) != started:
+        return None
+    return int(found[_EXIT_CODE])
+
+
+def open_pidfd(pid: int, started: int) -> int | None:
+    """A descriptor of exactly this process (readable once it has ended); None when it is gone.
+
+    The start time is compared after opening: the descriptor keeps meaning the process that it was opened
+    for, so whatever /proc says then of this pid is said of that process or of a later one.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    if start_ticks(pid) == started:
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def signal_group(pid: int, pidfd: int, signum: int) -> bool:
+    """Signals the group that the process leads, or the process alone if that fails. False: it is gone."""
+    try:
+        signal.pidfd_send_signal(pidfd, 0)  # the pid is still its own, so the group is too
+        os.killpg(pid, signum)
+    except ProcessLookupError:
+        return _signal_alone(pidfd, signum)
+    except PermissionError:
+        return _signal_alone(pidfd, signum)
+    return True
+
+
+def kill_group(group: int) -> None:
+    """SIGKILL to what is left of a group whose leader has ended but whose number cannot be another's yet."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def group_exists(group: int) -> bool:
+    """Whether a process of the group is left, be it a zombie."""
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def ended_child() -> int | None:
+    """The pid of some child that has ended, which stays a zombie; None for none."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return found.si_pid if found else None
+
+
+def leaders_naming(directory: Path) -> Iterator[int]:
+    """Session leaders whose command line names a file in `directory`: kernels that no record knows."""
+    needle = os.fsencode(directory) + b"/"
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        found = _stat(int(entry.name))
+        with contextlib.suppress(OSError):
+            if (
+                found
+                and found[_SESSION] == entry.name.encode()
+                and needle in (entry / "cmdline").read_bytes()
+            ):
+                yield int(entry.name)
+
+
+def launch(order: SpawnOrder, log_fd: int, keep: Callable[[int, int], None]) -> int:
+    """Forks and execs a kernel. Its pid, or SpawnRefused with the reason.
+
+    `keep(pid, start ticks)` is called between the fork and the exec, and the child execs only once it has
+    returned. So whenever this process is killed, no kernel runs that is not on record:
+    killed before `keep`: the child's pipe ends, it exits without having run anything;
+    killed after it: the record names the child, whether it got as far as exec or not.
+    """
+    go_read, go_write = os.pipe()
+    error_read, error_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(go_write)  # else this child would hold open the very pipe whose end it waits for
+        _become(order, log_fd, go_read, error_write)
+    os.close(go_read)
+    os.close(error_write)
+    try:
+        keep(pid, start_ticks(pid) or 0)
+        with contextlib.suppress(BrokenPipeError):
+            os.write(go_write, b"g")
+    except BaseException:
+        os.close(go_write)
+        os.close(error_read)
+        os.waitpid(pid, 0)
+        raise
+    os.close(go_write)
+    with os.fdopen(error_read, "rb") as pipe:
+        error = pipe.read()  # ends at exec, which closes the child's side
+    if error:
+        os.waitpid(pid, 0)
+        raise SpawnRefused(error.decode(errors="replace"))
+    return pid
+
+
+def _become(order: SpawnOrder, log_fd: int, go_read: int, error_write: int) -> NoReturn:
+    """The child, between fork and exec. Never returns, never runs the parent's clean-up."""
+    step = "prepare"
+    try:
+        signal.set_wakeup_fd(-1)  # it is the parent's loop that would be woken
+        os.setsid()
+        _default_signals()
+        _wire(log_fd, error_write)
+        _lose_to_the_oom_killer()
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_SOFT_FILES, hard))
+        step = f"enter {order.cwd}"
+        os.chdir(order.cwd)
+        step = f"run {order.argv[0]}"
+        if os.read(go_read, 1) != b"g":
+            os._exit(0)
+        os.execvpe(order.argv[0], order.argv, order.env)  # noqa: S606 (no shell is wanted)
+    except BaseException as error:
+        os.write(error_write, f"cannot {step}: {getattr(error, 'strerror', None) or error}".encode())
+    finally:
+        os._exit(127)
+
+
+def _default_signals() -> None:
+    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with contextlib.suppress(OSError):
+            signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _wire(log_fd: int, error_write: int) -> None:
+    """Standard streams. Every other descriptor is closed by exec (all of Python's are)."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd, source in ((0, nothing), (1, nothing), (2, log_fd)):
+        os.dup2(source, fd)
+    os.set_inheritable(error_write, False)
+
+
+def _lose_to_the_oom_killer() -> None:
+    with contextlib.suppress(OSError):
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(fd, _OOM_FIRST)
+        os.close(fd)
+
+
+def _signal_alone(pidfd: int, signum: int) -> bool:
+    try:
+        signal.pidfd_send_signal(pidfd, signum)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    return text.rpartition(b")")[2].split()

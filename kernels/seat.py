@@ -1,0 +1,77 @@
+"""A client's place at a kernel: a cursor into its backlog, and a way to send.
+
+Owns one client's reading position. `frames` is what a transport loops on; it never buffers, so a client that reads slowly only falls behind in the
+backlog, and when that has gone on without it, is told how much it missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from kernels import framing
+from kernels.backlog import Backlog
+
+if TYPE_CHECKING:
+    from kernels.attached import AttachedKernel
+
+BATCH_BYTES: Final = 256 * 1024  # what one write to a client carries at the most, about
+
+
+class Seat:
+    """Made by `AttachedKernel.take_seat`. `cursor` is the number of the last frame that was read."""
+
+    def __init__(self, kernel: AttachedKernel, backlog: Backlog, client: str, cursor: int) -> None:
+        self.client = client
+        self.cursor = cursor
+        self.occupied = True
+        self.left_s = 0.0
+        self._kernel = kernel
+        self._backlog = backlog
+        self._closed: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def frames(self) -> list[bytes]:
+        """Return the next frames, in order, at least one; wait for them if need be.
+
+        Raises KernelMoved or KernelGone once everything that this owner has for the client was read.
+        """
+        while True:
+            batch = self._backlog.read(self.cursor, self.client, BATCH_BYTES)
+            self.cursor = batch.cursor
+            if batch.missed:
+                return [_gap(batch.missed), *batch.frames]
+            if batch.frames:
+                return batch.frames
+            if self._closed:
+                raise self._closed
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    async def send(self, message: framing.Message, header: dict[str, Any]) -> None:
+        """Write a message to the kernel once it is up. Raises KernelMoved or KernelGone."""
+        if self._closed:
+            raise self._closed
+        await self._kernel.attached()
+        self._kernel.send(self.client, message, header)
+
+    def leave(self) -> None:
+        """The client's connection has ended; its place is kept for a while."""
+        self.occupied = False
+        self.left_s = time.monotonic()
+
+    def wake(self) -> None:
+        """There may be something to read."""
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def close(self, error: Exception) -> None:
+        """Let `frames` raise `error` after what is left to read."""
+        self._closed = self._closed or error
+        self.wake()
+
+
+def _gap(missed: int) -> bytes:
+    text = f"[kernelring] {missed} messages of output are missing here: they came faster than this client read them.\n"
+    return framing.server_message("iopub", "stream", {"name": "stderr", "text": text})

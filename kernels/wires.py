@@ -1,0 +1,182 @@
+"""The four ZMQ connections from an owner to one kernel process.
+
+Owns the sockets, signatures and the handshake (first answer, subscription, identity). Hands verified messages up as
+(channel, parts) and never looks into their content. One set serves one process: a restart gets new wires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import structlog
+import zmq
+from jupyter_client.session import DELIM, Session
+
+from kernels.errors import KernelSilent
+from kernels.port import Port
+
+log = structlog.get_logger(__name__)
+
+# One identity for whoever owns the kernel: replies to requests that the owner before sent come to the owner now
+# (ipykernel sets ROUTER_HANDOVER). Shell and stdin must share it, because input requests are addressed with it.
+OWNER_IDENTITY: Final = b"kernelring-owner"
+PROBE_PREFIX: Final = "kernelring-probe-"
+SCOUT_RECONNECT_MS: Final = 5  # libzmq's 100 ms would be paid by every start, for the kernel binds when it likes
+WELCOME_WAIT_S: Final = 0.1  # ipykernel >= 7.2 welcomes a subscriber within milliseconds
+SUBSCRIBE_TRIES: Final = 20
+CONNECT_WAIT_S: Final = 5.0
+
+
+def is_bound(connection_info: dict[str, Any]) -> bool:
+    """Whether the kernel has made its sockets, so that a single attempt to connect succeeds."""
+    channels = ("shell", "control", "stdin", "iopub")
+    return all(Path(f"{connection_info['ip']}-{connection_info[f'{name}_port']}").exists() for name in channels)
+
+
+class Wires:
+    """Connections to the kernel process that `connection_info` (jupyter_client's dictionary) describes."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        connection_info: dict[str, Any],
+        on_message: Callable[[str, list[bytes]], None],
+    ) -> None:
+        self._context = context
+        self._info = connection_info
+        self._deliver = on_message
+        self._session = Session(key=connection_info["key"])
+        self._ports: dict[str, Port] = {}
+        self._probes: dict[str, Callable[[], None]] = {}
+        self._iopub_seen = asyncio.Event()
+        self._answered = asyncio.Event()
+        self._closed = False
+        self._forged_seen = False
+
+    async def first_answer(self, timeout_s: float) -> None:
+        """Wait until the kernel answers at all; raise KernelSilent after `timeout_s`, or when it ends before."""
+        scout = self._scout("shell")
+        self._send_probe(scout, {}, self._answered.set)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._answered.wait()
+        except TimeoutError as error:
+            raise KernelSilent(f"the kernel did not answer within {timeout_s:g} s") from error
+        finally:
+            scout.close()
+        self._raise_if_closed()
+
+    async def subscribe(self) -> None:
+        """Subscribe to iopub and return once the subscription is in force.
+
+        ipykernel says so itself. Other kernels are made to say something, on the control channel, until a message
+        arrives; one that is busy and does not serve control meanwhile is taken on trust after two seconds.
+        """
+        self._ports["iopub"] = self._port(zmq.SUB, "iopub")
+        scout: Port | None = None
+        try:
+            for _ in range(SUBSCRIBE_TRIES):
+                try:
+                    async with asyncio.timeout(WELCOME_WAIT_S):
+                        await self._iopub_seen.wait()
+                    return self._raise_if_closed()
+                except TimeoutError:
+                    scout = scout or self._scout("control")
+                    self._send_probe(scout, {}, lambda: None)
+        finally:
+            if scout:
+                scout.close()
+        self._raise_if_closed()
+        log.warning("iopub_not_confirmed", endpoint=self._endpoint("iopub"))
+
+    async def connect(self) -> None:
+        """Connect shell, control and stdin under the owner's identity, taking it from whoever has it."""
+        self._raise_if_closed()
+        for channel in ("shell", "control", "stdin"):
+            self._ports[channel] = self._port(zmq.DEALER, channel, identity=OWNER_IDENTITY)
+        try:
+            async with asyncio.timeout(CONNECT_WAIT_S):
+                for channel in ("shell", "control", "stdin"):
+                    await self._ports[channel].connected()
+        except TimeoutError as error:
+            raise KernelSilent("the kernel's sockets take no connection") from error
+
+    def send(self, channel: str, parts: list[bytes]) -> None:
+        """Sign `parts` and write them to `channel`; raise PortLost when somebody else owns the kernel by now."""
+        self._ports[channel].send([DELIM, self._session.sign(parts[:4]), *parts])
+
+    def probe(self, channel: str, on_reply: Callable[[], None], subshell: str | None = None) -> None:
+        """Send a request of our own behind all that is queued on `channel`; its reply calls `on_reply`."""
+        extra = {"subshell_id": subshell} if subshell else {}
+        self._send_probe(self._ports[channel], extra, on_reply)
+
+    def drain(self) -> None:
+        """Deliver what has arrived by now."""
+        for port in self._ports.values():
+            port.drain_all()
+
+    def close(self) -> None:
+        """Close all sockets; nothing is delivered afterwards, and who waits for the kernel is told so."""
+        self._closed = True
+        for port in self._ports.values():
+            port.close()
+        self._probes.clear()
+        self._answered.set()
+        self._iopub_seen.set()
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _endpoint(self, channel: str) -> str:
+        return f"ipc://{self._info['ip']}-{self._info[f'{channel}_port']}"
+
+    def _port(self, kind: int, channel: str, identity: bytes = b"") -> Port:
+        receive = lambda parts: self._receive(channel, parts)  # noqa: E731
+        return Port(self._context, kind, self._endpoint(channel), receive, identity=identity)
+
+    def _scout(self, channel: str) -> Port:
+        receive = lambda parts: self._receive(channel, parts)  # noqa: E731
+        return Port(self._context, zmq.DEALER, self._endpoint(channel), receive, reconnect_ms=SCOUT_RECONNECT_MS)
+
+    def _raise_if_closed(self) -> None:
+        if self._closed:
+            raise KernelSilent("the kernel ended before it answered")
+
+    def _send_probe(self, port: Port, extra: dict[str, str], on_reply: Callable[[], None]) -> None:
+        message = self._session.msg("kernel_info_request", {})
+        header = {**message["header"], "msg_id": PROBE_PREFIX + uuid.uuid4().hex, **extra}
+        self._probes[header["msg_id"]] = on_reply
+        parts = [self._session.pack(header), b"{}", b"{}", b"{}"]
+        port.send([DELIM, self._session.sign(parts), *parts])
+
+    def _receive(self, channel: str, wire: list[bytes]) -> None:
+        try:
+            at = wire.index(DELIM)
+            signature, parts = wire[at + 1], wire[at + 2 :]
+        except (ValueError, IndexError):
+            return self._forged(channel)
+        if len(parts) < 4 or not hmac.compare_digest(self._session.sign(parts[:4]), signature):
+            return self._forged(channel)
+        if channel == "iopub":
+            self._iopub_seen.set()
+            if b"iopub_welcome" in parts[0]:
+                return None
+        if PROBE_PREFIX.encode() in parts[1]:
+            return self._probe_reply(channel, parts)
+        return self._deliver(channel, parts)
+
+    def _probe_reply(self, channel: str, parts: list[bytes]) -> None:
+        """What a probe of ours causes is nobody else's business; its reply ends the probe."""
+        on_reply = self._probes.pop(orjson.loads(parts[1])["msg_id"], None) if channel != "iopub" else None
+        if on_reply:
+            on_reply()
+
+    def _forged(self, channel: str) -> None:
+        if not self._forged_seen:
+            self._forged_seen = True
+            log.warning("kernel_message_refused", channel=channel, why="signature or form is wrong")

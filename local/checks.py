@@ -1,0 +1,48 @@
+"""`local/test`: every check of this repository, in the order in which they are quick. Arguments go to pytest.
+
+All of them run, also after one has failed; the exit code is 1 if any did. Caches are kept in `.kernelring`.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+
+from local.paths import ROOT, VENV, state_dir, with_venv_on_path
+
+INTERRUPTED = 130
+
+
+def checks(pytest_arguments: list[str]) -> list[list[str]]:
+    """The command line of each check."""
+    cache = state_dir() / "cache"
+    cache.mkdir(exist_ok=True)
+    ruff = [sys.executable, "-m", "ruff"]
+    return [
+        [*ruff, "check", f"--cache-dir={cache / 'ruff'}", "."],
+        [*ruff, "format", "--check", f"--cache-dir={cache / 'ruff'}", "."],
+        [sys.executable, "-m", "mypy", f"--cache-dir={cache / 'mypy'}"],
+        [str(VENV / "bin" / "lint-imports"), f"--cache-dir={cache / 'import-linter'}"],
+        [sys.executable, "-m", "pytest", "-o", f"cache_dir={cache / 'pytest'}", *pytest_arguments],
+    ]
+
+
+def main() -> int:
+    """Run them all; 0 if all passed."""
+    environ = with_venv_on_path(dict(os.environ))
+    environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(state_dir() / "cache" / "hypothesis")
+    failed = []
+    for command in checks(sys.argv[1:]):
+        shown = shlex.join(command).replace(f"{ROOT}{os.sep}", "")
+        print(f"\n== {shown}", flush=True)
+        if subprocess.run(command, cwd=ROOT, env=environ).returncode:
+            failed.append(shown)
+    print("\nAll checks passed." if not failed else "\nFailed:\n  " + "\n  ".join(failed), flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,228 @@
+"""The application of one worker: what it is made of, in the order in which it starts and stops.
+
+`create_app` is the factory that gunicorn calls in each worker. Reading top to bottom is starting; stopping is bottom to
+top, after `drain`, which runs first and in the order written there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+import structlog
+import zmq
+from aiohttp import web
+from redis.asyncio import Redis
+
+from kernels.errors import ClaimRefused, KernelMoved, NurseryUnavailable
+from kernels.house import House, HouseOptions
+from kernels.nursery_client import NurseryClient
+from server import about_api, app_keys, home, kernels_api, kernelspecs, sessions_api, status
+from server.api_errors import json_errors
+from server.arbiter import ARBITER
+from server.channels import channels, close_sockets
+from server.host import Host
+from server.identity import setup_identity
+from server.login_session import derive_session_key
+from server.owned import Handler, local, owned
+from server.ownership import Ownership, unavailable
+from server.peer_channels import peer_channels
+from server.request_keys import REQUEST_ID, USER
+from server.settings import Settings
+from server.tokens import TokenVerifier
+from sharding.hop import HOP
+from sharding.member import Candidate
+from sharding.membership import Membership
+from sharding.peer_site import not_owner, peer_guard, serve_peers
+from sharding.peers import Peers
+from sharding.registry import Registry
+
+log = structlog.get_logger(__name__)
+
+REDIS_TIMEOUT_S: Final = 2.0
+SUPERSEDED_S: Final = 8.0  # how long a worker waits in a reload for the one that takes its place
+HAND_OVER_S: Final = 3.0  # how long a stopping worker waits for the others to take its kernels
+ZMQ_SOCKETS: Final = 16_384  # 4 for each kernel; libzmq's default of 1023 ends at about 200 kernels
+
+# What a user's owner answers, for clients and for peers alike.
+KERNEL: Final = f"/api/kernels/{kernels_api.KERNEL_ID}"
+SESSION: Final = f"/api/sessions/{sessions_api.SESSION_ID}"
+OWNED: Final[list[tuple[str, str, Handler]]] = [
+    ("GET", "/api/status", about_api.status),
+    ("GET", "/api/kernels", kernels_api.list_kernels),
+    ("POST", "/api/kernels", kernels_api.start_kernel),
+    ("GET", KERNEL, kernels_api.get_kernel),
+    ("DELETE", KERNEL, kernels_api.delete_kernel),
+    ("POST", f"{KERNEL}/interrupt", kernels_api.interrupt_kernel),
+    ("POST", f"{KERNEL}/restart", kernels_api.restart_kernel),
+    ("GET", "/api/sessions", sessions_api.list_sessions),
+    ("POST", "/api/sessions", sessions_api.create_session),
+    ("GET", SESSION, sessions_api.get_session),
+    ("PATCH", SESSION, sessions_api.patch_session),
+    ("DELETE", SESSION, sessions_api.delete_session),
+]
+
+# What any worker answers by itself.
+ANYWHERE: Final[list[tuple[str, str, Handler]]] = [
+    ("GET", "/", home.home),
+    ("GET", "/healthz", status.healthz),
+    ("GET", "/readyz", status.readyz),
+    ("GET", "/api", about_api.version),
+    ("GET", "/api/me", about_api.me),
+    ("GET", "/api/kernelspecs", kernelspecs.list_kernelspecs),
+    ("GET", f"/api/kernelspecs/{kernelspecs.NAME}", kernelspecs.get_kernelspec),
+    ("GET", f"/kernelspecs/{kernelspecs.NAME}/{{file:.+}}", kernelspecs.kernelspec_file),
+    ("GET", f"{KERNEL}/channels", channels),
+]
+
+
+async def create_app() -> web.Application:
+    """Return the application of this worker, configured from the environment."""
+    settings = Settings.from_environ(os.environ)
+    return build_app(settings, Host.open(settings.runtime_dir))
+
+
+def build_app(settings: Settings, host: Host) -> web.Application:
+    """Put the application together. Nothing is connected before it starts."""
+    redis = Redis.from_url(
+        settings.redis_url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
+    )
+    app = web.Application(client_max_size=settings.max_body_mib * 2**20)
+    app[app_keys.SETTINGS] = settings
+    app[app_keys.STATUS] = status.Status()
+    app[app_keys.KERNELSPECS] = kernelspecs.Kernelspecs()
+    app[app_keys.SOCKETS] = set()
+
+    address = host.workers_dir / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
+    generation = ARBITER.generation
+    candidate = Candidate(host.id, str(address), generation, ARBITER.n_slots, os.getpid())
+    peers = Peers(host.secret, lambda member: membership.suspect(member))
+    membership = Membership(
+        Registry(redis, host.id, settings.lease_s), candidate, settings.beat_s, settings.lease_s, peers.probe
+    )
+    ownership = Ownership(membership)
+    nursery = NurseryClient(host.nursery_socket, f"worker-{os.getpid()}", lambda event: house.on_event(event))
+    context: zmq.Context[Any] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, ZMQ_SOCKETS)
+    options = HouseOptions(host.kernels_dir, settings.backlog_mib * 2**20, settings.kernel_start_s)
+    house = House(nursery, context, ownership, options)
+    app[app_keys.MEMBERSHIP], app[app_keys.OWNERSHIP], app[app_keys.PEERS] = membership, ownership, peers
+    app[app_keys.NURSERY], app[app_keys.HOUSE] = nursery, house
+
+    async def redis_connection(_: web.Application) -> AsyncIterator[None]:
+        yield
+        await redis.aclose()
+
+    async def peer_connections(_: web.Application) -> AsyncIterator[None]:
+        membership.listen(peers.follow)
+        yield
+        await peers.close()
+
+    async def kernels_of_mine(_: web.Application) -> AsyncIterator[None]:
+        await nursery.start()
+        ownership.follow(house)
+        house.start()
+        yield
+        await house.stop()
+        await nursery.close()
+        context.destroy(linger=0)
+
+    async def internal_socket(_: web.Application) -> AsyncIterator[None]:
+        runner = await serve_peers(_peer_app(app, membership, host.secret), address)
+        yield
+        await runner.cleanup()
+
+    async def place_in_the_ring(_: web.Application) -> AsyncIterator[None]:
+        await membership.start()
+        yield
+        await membership.stop()
+
+    setup_identity(
+        app,
+        verifier=TokenVerifier(
+            secret=settings.jwt_secret,
+            jwks_url=settings.jwks_url,
+            audience=settings.jwt_audience,
+            issuer=settings.jwt_issuer,
+        ),
+        redis=redis,
+        session_key=derive_session_key(settings.session_secret or settings.jwt_secret or host.secret),
+        hours=settings.session_hours,
+        guests=settings.guests,
+        behind_tls=settings.behind_tls,
+    )
+    app.router.add_routes([web.route(method, path, handler) for method, path, handler in ANYWHERE])
+    app.router.add_routes([web.route(method, path, owned(handler)) for method, path, handler in OWNED])
+    app.cleanup_ctx.append(redis_connection)
+    app.cleanup_ctx.append(peer_connections)
+    app.cleanup_ctx.append(kernels_of_mine)
+    app.cleanup_ctx.append(internal_socket)
+    app.cleanup_ctx.append(place_in_the_ring)  # last: a member whose socket refuses counts as dead
+    app.on_shutdown.append(partial(drain, generation=generation))
+    return app
+
+
+async def drain(app: web.Application, *, generation: int) -> None:
+    """Stop in this order, so that nobody notices: say so, leave the ring, hand the kernels over, send the clients away.
+
+    In a reload the ring is left by being replaced: a worker that went before its successor is there would move its users to others, and
+    then once more. Ends within `SUPERSEDED_S + HAND_OVER_S`, below gunicorn's graceful timeout: a stream still open then
+    would be cut with SIGKILL, and nothing after it would run.
+    """
+    app[app_keys.STATUS].draining = True
+    membership, house = app[app_keys.MEMBERSHIP], app[app_keys.HOUSE]
+    if ARBITER.generation > generation:
+        await _superseded(membership)
+    await membership.leave()
+    if membership.ring.members:
+        await house.handed_over(HAND_OVER_S)
+    house.drop_all("this worker stops")
+    await close_sockets(app)
+    log.info("worker_drained", kernels_left=house.holding)
+
+
+async def _superseded(membership: Membership) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SUPERSEDED_S):
+            while membership.me is not None:
+                await membership.wait_newer(membership.ring.epoch, SUPERSEDED_S)
+
+
+def _peer_app(app: web.Application, membership: Membership, secret: str) -> web.Application:
+    """The application on this worker's internal socket: the owner's handlers, for peers only."""
+    guard = peer_guard(secret, membership)
+    max_body = app[app_keys.SETTINGS].max_body_mib * 2**20
+    inner = web.Application(middlewares=[json_errors, guard, _hop_identity], client_max_size=max_body)
+    inner[app_keys.SETTINGS], inner[app_keys.STATUS] = app[app_keys.SETTINGS], app[app_keys.STATUS]
+    inner[app_keys.KERNELSPECS], inner[app_keys.HOUSE] = app[app_keys.KERNELSPECS], app[app_keys.HOUSE]
+    inner.router.add_routes([web.route(method, path, _answered(handler)) for method, path, handler in OWNED])
+    inner.router.add_get(f"{KERNEL}/channels", _answered(peer_channels))
+    return inner
+
+
+def _answered(handler: Handler) -> Handler:
+    """A handler for peers: what makes the entry worker resolve again is said in the hop's own words."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await local(request, handler)
+        except (ClaimRefused, KernelMoved) as error:
+            epoch = error.epoch if isinstance(error, ClaimRefused) else request[HOP].epoch
+            return not_owner(epoch)
+        except NurseryUnavailable as error:
+            raise unavailable(error) from error
+
+    return answer
+
+
+@web.middleware
+async def _hop_identity(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """On the internal socket a request is for whom the hop says; the guard has checked who sent it."""
+    if hop := request.get(HOP):
+        request[USER], request[REQUEST_ID] = hop.user, hop.request_id
+    return await handler(request)

@@ -1,0 +1,27 @@
+"""What the parts of the application find each other by (aiohttp's typed keys); `server/app.py` fills them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:  # the parts themselves import this module
+    from kernels.house import House
+    from kernels.nursery_client import NurseryClient
+    from server.kernelspecs import Kernelspecs
+    from server.ownership import Ownership
+    from server.settings import Settings
+    from server.status import Status
+    from sharding.membership import Membership
+    from sharding.peers import Peers
+
+SETTINGS: web.AppKey[Settings] = web.AppKey("settings")
+MEMBERSHIP: web.AppKey[Membership] = web.AppKey("membership")
+OWNERSHIP: web.AppKey[Ownership] = web.AppKey("ownership")
+PEERS: web.AppKey[Peers] = web.AppKey("peers")
+NURSERY: web.AppKey[NurseryClient] = web.AppKey("nursery")
+HOUSE: web.AppKey[House] = web.AppKey("house")
+KERNELSPECS: web.AppKey[Kernelspecs] = web.AppKey("kernelspecs")
+STATUS: web.AppKey[Status] = web.AppKey("status")
+SOCKETS: web.AppKey[set[web.WebSocketResponse[bool]]] = web.AppKey("sockets")

@@ -1,0 +1,240 @@
+"""The channels WebSocket of a client, as its entry worker serves it.
+
+Owns the client's socket, its framing, the id of the last message that it got and the requests that wait for a reply: what is needed to
+carry on with another owner while the client's socket stays open. Never looks at what cells do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+import structlog
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from kernels import framing
+from kernels.attached import Resume
+from kernels.errors import KernelGone, KernelMoved, MalformedFrame, UnknownKernel
+from server import app_keys
+from server.api_errors import ApiError, api_error
+from server.links import Link, LocalLink, PeerLink, dump_resume
+from server.ownership import unavailable
+from server.request_keys import REQUEST_ID, USER
+from sharding.errors import PeerLost, PeerRefused
+from sharding.member import Member
+
+log = structlog.get_logger(__name__)
+
+PING_S: Final = 30.0  # as jupyter_server; an unanswered ping ends the connection
+MAX_CLIENT_ID: Final = 128
+# What JupyterLab makes of a close: 1000 and 1001 mean "do not come back", all others "reconnect" (FACTS: lab >= 4.6).
+CLOSE_RESTARTING: Final = WSCloseCode.SERVICE_RESTART
+CLOSE_LATER: Final = WSCloseCode.TRY_AGAIN_LATER
+
+
+async def channels(request: web.Request) -> web.WebSocketResponse:
+    """`GET /api/kernels/{kernel_id}/channels?session_id=…`, upgraded once the kernel's owner has given a seat."""
+    user, kernel_id = request[USER], request.match_info["kernel_id"]
+    client = request.query.get("session_id", "")[:MAX_CLIENT_ID] or uuid.uuid4().hex
+    conversation = Conversation(request, user, kernel_id, client)
+    await conversation.link_up()
+    try:
+        return await conversation.run()
+    finally:
+        await conversation.close()
+
+
+class Conversation:
+    """One client's socket and its link to the kernel's owner, which may be replaced while the socket stays."""
+
+    def __init__(self, request: web.Request, user: str, kernel_id: str, client: str) -> None:
+        self._request = request
+        self._user, self._kernel_id, self._client = user, kernel_id, client
+        self._options = request.app[app_keys.SETTINGS]
+        self._socket = web.WebSocketResponse(
+            protocols=(framing.V1_SUBPROTOCOL,),
+            heartbeat=PING_S,
+            max_msg_size=self._options.max_message_mib * 2**20,
+            compress=False,
+        )
+        self._link: Link | None = None
+        self._linked = asyncio.Event()
+        # Held while a message is handed on and while the link is replaced. Without it: a message is on its way to the
+        # old owner, the link is renewed and tells the new owner of it, the old one refuses it, and it is sent again to
+        # the new one, which has declared it lost.
+        self._switch = asyncio.Lock()
+        self._pending: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._last: bytes | None = None
+        self._heard_at = datetime.now(UTC)
+
+    async def run(self) -> web.WebSocketResponse:
+        """Serve until either side ends; return the socket, closed."""
+        await self._socket.prepare(self._request)
+        open_sockets = self._request.app[app_keys.SOCKETS]
+        open_sockets.add(self._socket)
+        inward = asyncio.create_task(self._from_client(), name="from_client")
+        outward = asyncio.create_task(self._to_client(), name="to_client")
+        try:
+            await asyncio.wait((inward, outward), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            open_sockets.discard(self._socket)
+            for task in (inward, outward):
+                task.cancel()
+            outcomes = await asyncio.gather(inward, outward, return_exceptions=True)
+        for problem in outcomes:
+            if isinstance(problem, Exception) and not isinstance(problem, ConnectionError):
+                raise problem
+        return self._socket
+
+    async def close(self) -> None:
+        """Give the seat up."""
+        if self._link:
+            with suppress(ConnectionError):
+                await self._link.close()
+
+    # -- the link -------------------------------------------------------------------------------------------------
+
+    async def link_up(self) -> None:
+        """Find the owner and take a seat there. Raises ApiError (404, 503)."""
+        self._linked.clear()
+        async with self._switch:
+            await self.close()
+            ownership = self._request.app[app_keys.OWNERSHIP]
+            self._link = await ownership.at_owner(self._user, self._seat_here, self._seat_there)
+            self._linked.set()
+
+    def _resume(self) -> Resume:
+        if self._last is None and not self._pending:
+            return Resume(self._client)
+        after = orjson.loads(framing.part_of(self._last, 0))["msg_id"] if self._last else None
+        since = self._heard_at.isoformat().replace("+00:00", "Z")
+        return Resume(self._client, after, list(self._pending.values()), since)
+
+    async def _seat_here(self) -> Link:
+        try:
+            tenant = await self._request.app[app_keys.HOUSE].get(self._user, self._kernel_id)
+        except UnknownKernel as unknown:
+            raise api_error(404, f"Kernel does not exist: {self._kernel_id}") from unknown
+        return LocalLink(await tenant.kernel.take_seat(self._resume()))
+
+    async def _seat_there(self, owner: Member, epoch: int) -> Link:
+        peers = self._request.app[app_keys.PEERS]
+        path = f"/api/kernels/{self._kernel_id}/channels"
+        request_id = self._request[REQUEST_ID]
+        try:
+            socket = await peers.websocket(owner, path, user=self._user, request_id=request_id, epoch=epoch)
+        except PeerRefused as refused:
+            raise _refusal(refused, self._kernel_id) from refused
+        try:
+            await socket.send_str(dump_resume(self._resume()))
+        except ConnectionError as error:
+            raise PeerLost(str(error)) from error
+        return PeerLink(socket)
+
+    # -- from the client ------------------------------------------------------------------------------------------
+
+    async def _from_client(self) -> None:
+        async for received in self._socket:
+            if received.type is WSMsgType.ERROR:
+                return
+            try:
+                message, header = framing.checked(self._frame_of(received.data))
+            except MalformedFrame as error:
+                log.warning("frame_refused", user=self._user, kernel=self._kernel_id, why=str(error))
+                reason = f"Malformed message: {error}".encode()[:120]
+                await self._socket.close(code=WSCloseCode.INVALID_TEXT, message=reason)
+                return
+            await self._hand_on(message, header)
+
+    def _frame_of(self, data: str | bytes) -> bytes:
+        if self._socket.ws_protocol != framing.V1_SUBPROTOCOL:
+            return framing.from_legacy(data)
+        if isinstance(data, str):
+            raise MalformedFrame(f"{framing.V1_SUBPROTOCOL} has binary messages only")
+        return data
+
+    async def _hand_on(self, message: framing.Message, header: dict[str, Any]) -> None:
+        """Give a message to the owner; one that no owner was given yet waits for the next one."""
+        expects_reply = message.channel != "stdin" and header["msg_type"].endswith("_request")
+        while not await self._hand_over(message, header, expects_reply=expects_reply):
+            self._linked.clear()
+            await self._linked.wait()
+
+    async def _hand_over(self, message: framing.Message, header: dict[str, Any], *, expects_reply: bool) -> bool:
+        async with self._switch:
+            assert self._link is not None
+            if expects_reply:  # before it is sent: the reply may be here before `send` returns
+                self._pending[header["msg_id"]] = (message.channel, header)
+            try:
+                await self._link.send(message, header)
+            except KernelGone:
+                return True  # `_to_client` hears of it too, and tells the client
+            except (KernelMoved, PeerLost):
+                self._pending.pop(header["msg_id"], None)
+                return False
+            return True
+
+    # -- to the client --------------------------------------------------------------------------------------------
+
+    async def _to_client(self) -> None:
+        while not self._socket.closed:
+            assert self._link is not None
+            try:
+                frames = await self._link.frames()
+            except KernelGone as gone:
+                await self._socket.close(code=WSCloseCode.OK, message=str(gone).encode()[:120])
+                return
+            except (KernelMoved, PeerLost) as moved:
+                log.info("link_lost", user=self._user, kernel=self._kernel_id, why=str(moved))
+                if not await self._follow():
+                    return
+                continue
+            for frame in frames:
+                await self._pass_on(frame)
+
+    async def _follow(self) -> bool:
+        """Carry on with the next owner; False when there is none in time, and the client was told to come back."""
+        try:
+            await self.link_up()
+        except ApiError as error:
+            gone = error.status == 404
+            code = WSCloseCode.OK if gone else CLOSE_LATER
+            if gone:
+                await self._tell_dead()
+            await self._socket.close(code=code, message=error.message.encode()[:120])
+            return False
+        log.info("link_renewed", user=self._user, kernel=self._kernel_id)
+        return True
+
+    async def _tell_dead(self) -> None:
+        frame = framing.server_message("iopub", "status", {"execution_state": "dead"})
+        await self._pass_on(frame)
+
+    async def _pass_on(self, frame: bytes) -> None:
+        channel = framing.channel_of(frame)
+        if channel in ("shell", "control"):
+            self._pending.pop(orjson.loads(framing.part_of(frame, 1)).get("msg_id"), None)
+        if self._socket.ws_protocol == framing.V1_SUBPROTOCOL:
+            await self._socket.send_bytes(frame)
+        else:
+            legacy = framing.to_legacy(frame)
+            await (self._socket.send_str(legacy) if isinstance(legacy, str) else self._socket.send_bytes(legacy))
+        self._last = frame
+        self._heard_at = datetime.now(UTC)
+
+
+def _refusal(refused: PeerRefused, kernel_id: str) -> ApiError:
+    if refused.status == 404:
+        return api_error(404, f"Kernel does not exist: {kernel_id}")
+    return unavailable(refused)
+
+
+async def close_sockets(app: web.Application) -> None:
+    """End every client's socket with a code on which Jupyter's clients come back (to another worker)."""
+    why = b"This worker is being replaced"
+    closing = [socket.close(code=CLOSE_RESTARTING, message=why) for socket in app[app_keys.SOCKETS]]
+    await asyncio.gather(*closing, return_exceptions=True)

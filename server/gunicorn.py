@@ -1,0 +1,106 @@
+"""gunicorn's settings: `gunicorn -c python:server.gunicorn server.app:create_app`.
+
+Read once, in the arbiter, before anything is opened: a bad setting ends the start with one sentence and exit
+code 2. The hooks below prepare the host before the first worker is forked and tell the ring at once when a
+worker has died. Nothing here serves a request, and nothing here ends a kernel: the nursery outlives gunicorn.
+"""
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import structlog
+
+from kernels.errors import NurseryUnavailable
+from kernels.supervisor import ensure_nursery
+from server import bind as binding
+from server import log
+from server.arbiter import ARBITER
+from server.host import Host, HostError
+from server.settings import Settings, SettingsError
+from sharding.deathwatch import evict_child
+
+NURSERY_START_S = 10.0
+REFUSED = 2  # exit code: started in a way that cannot work; a restart would not help
+
+
+def _refuse(problem: Exception) -> NoReturn:
+    """End the start with one sentence and no traceback."""
+    print(problem, file=sys.stderr, flush=True)
+    sys.exit(REFUSED)
+
+
+try:
+    _settings = Settings.from_environ(os.environ)
+    bind = binding.addresses(_settings)
+except SettingsError as problem:
+    _refuse(problem)
+log.configure(_settings.log_level, _settings.log_format)
+_log = structlog.get_logger(__name__)
+
+# The names below are gunicorn's.
+worker_class = "aiohttp.GunicornUVLoopWebWorker"
+workers = _settings.web_concurrency
+backlog = 2_048
+keepalive = 75  # seconds; longer than the 60 s after which common proxies drop an idle connection
+timeout = 30  # seconds without a worker's own heartbeat after which the arbiter ends it
+graceful_timeout = _settings.graceful_s
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a disk could stall beats
+control_socket_disable = True  # its default place is in the user's home; signals do all that is needed
+proc_name = "kernelring"
+logger_class = log.GunicornLog
+
+
+def on_starting(server: Any) -> None:
+    """Before sockets and workers: the runtime directory, descriptors for all kernels, and the nursery."""
+    _check_reach(server.cfg.address)
+    try:
+        host = Host.open(_settings.runtime_dir)
+        _raise_descriptor_limit()
+        ensure_nursery(host.runtime, _settings.nursery_grace_s, NURSERY_START_S)
+    except (HostError, NurseryUnavailable) as problem:
+        _refuse(problem)
+    server.kernelring_host = host.id
+    ARBITER.generation = time.time_ns()
+    if not (_settings.jwt_secret or _settings.jwks_url):
+        _log.warning("nobody_can_log_in", why="neither KERNELRING_JWT_SECRET nor KERNELRING_JWKS_URL is set")
+
+
+def when_ready(server: Any) -> None:
+    """Sockets are bound and no worker runs yet: check those that a parent handed down, too."""
+    _check_reach([listener.getsockname() for listener in server.LISTENERS])
+
+
+def on_reload(_server: Any) -> None:
+    """HUP: the workers forked from now on are a newer generation and may take the slots of the older."""
+    ARBITER.generation = time.time_ns()
+
+
+def pre_fork(server: Any, _worker: Any) -> None:
+    """Before each fork, also after TTIN and TTOU: the worker reads its copy of ARBITER."""
+    ARBITER.n_slots = server.num_workers
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """A worker has ended, however: free its place in the ring at once. An error here would stop gunicorn."""
+    try:
+        evict_child(_settings.redis_url, server.kernelring_host, worker.pid)
+    except Exception:
+        _log.exception("child_exit_failed", worker=worker.pid)
+
+
+def _check_reach(names: Iterable[object]) -> None:
+    """End the start if other machines could reach one of these sockets; the command line may name any."""
+    hosts = [str(name[0]) if isinstance(name, tuple) else f"unix:{name}" for name in names]
+    try:
+        binding.refuse_beyond_loopback(_settings, hosts, f"Listening on {', '.join(hosts)}")
+    except SettingsError as problem:
+        _refuse(problem)
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,88 @@
+"""Which kernels can be started: Jupyter Server's kernelspecs API.
+
+Reads the kernelspecs that are installed on the host, through jupyter_client; any worker answers. The answer is kept for
+some seconds, because looking means reading a dozen directories.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager, NoSuchKernel
+
+from server import app_keys
+from server.api_errors import api_error
+
+KEPT_S: Final = 10.0
+NAME: Final = r"{name:[\w.-]+}"
+
+
+class Kernelspecs:
+    """The installed kernelspecs, as `{name: {"resource_dir": …, "spec": {…}}}`."""
+
+    default: str = NATIVE_KERNEL_NAME
+
+    def __init__(self) -> None:
+        self._manager = KernelSpecManager()
+        self._kept: dict[str, Any] = {}
+        self._until_s = 0.0
+
+    async def all(self) -> dict[str, Any]:
+        """Every kernelspec, at most ten seconds old."""
+        if time.monotonic() >= self._until_s:
+            self._kept = await asyncio.to_thread(self._manager.get_all_specs)
+            self._until_s = time.monotonic() + KEPT_S
+        return self._kept
+
+    async def one(self, name: str) -> dict[str, Any]:
+        """One kernelspec. Raises NoSuchKernel."""
+        found = (await self.all()).get(name)
+        if found is None:
+            raise NoSuchKernel(name)
+        return dict(found)
+
+
+def spec_model(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """A kernelspec as clients see it, with the addresses of its resource files."""
+    directory = Path(found["resource_dir"])
+    resources = {}
+    for file in ("kernel.js", "kernel.css"):
+        if (directory / file).is_file():
+            resources[file] = f"/kernelspecs/{name}/{file}"
+    for logo in sorted(directory.glob("logo-*")):
+        resources[logo.stem] = f"/kernelspecs/{name}/{logo.name}"
+    return {"name": name, "spec": found["spec"], "resources": resources}
+
+
+async def list_kernelspecs(request: web.Request) -> web.Response:
+    """`GET /api/kernelspecs`."""
+    kernelspecs = request.app[app_keys.KERNELSPECS]
+    specs = await kernelspecs.all()
+    models = await asyncio.to_thread(lambda: {name: spec_model(name, found) for name, found in specs.items()})
+    return web.json_response({"default": kernelspecs.default, "kernelspecs": models})
+
+
+async def get_kernelspec(request: web.Request) -> web.Response:
+    """`GET /api/kernelspecs/{name}`."""
+    name = request.match_info["name"]
+    return web.json_response(await asyncio.to_thread(spec_model, name, await _found(request, name)))
+
+
+async def kernelspec_file(request: web.Request) -> web.StreamResponse:
+    """`GET /kernelspecs/{name}/{file}`: a logo or script of the kernelspec. Only files of its own directory."""
+    directory = Path((await _found(request, request.match_info["name"]))["resource_dir"]).resolve()
+    wanted = await asyncio.to_thread(directory.joinpath(request.match_info["file"]).resolve)
+    if not wanted.is_relative_to(directory) or not wanted.is_file():
+        raise api_error(404, "The kernelspec has no such file")
+    return web.FileResponse(wanted, headers={"X-Content-Type-Options": "nosniff"})
+
+
+async def _found(request: web.Request, name: str) -> dict[str, Any]:
+    try:
+        return await request.app[app_keys.KERNELSPECS].one(name)
+    except NoSuchKernel as error:
+        raise api_error(404, f"Kernel spec {name} not found") from error

@@ -1,0 +1,193 @@
+"""Every setting of the server, read once from the environment into one frozen object.
+
+`Settings` is the single table: each field states its variable, its default as a person would write it,
+the parser that makes the value, and one line of meaning. README's table is tested against it. This module
+opens no file and no connection, and it never prints a secret, in an error or in a `repr`.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self, TypeVar, cast
+
+from server import parsers
+from server.parsers import Parser
+
+T = TypeVar("T")
+
+
+class SettingsError(ValueError):
+    """A setting cannot be used; the text is one sentence that names the variable and its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table: a variable, its default as text ("" is unset), its parser, its meaning."""
+
+    variable: str
+    default: str
+    parse: Parser[object]
+    meaning: str
+    secret: bool = False
+
+    def read(self, environ: Mapping[str, str]) -> object:
+        """The parsed value; an empty variable counts as unset. Raises SettingsError."""
+        text = environ.get(self.variable, "").strip()
+        try:
+            return self.parse(text or self.default)
+        except ValueError as problem:
+            shown = "(not shown)" if self.secret else repr(text)
+            raise SettingsError(f"{self.variable}={shown}: {problem}.") from None
+
+
+def _setting(variable: str, default: str, parse: Parser[T], meaning: str, *, secret: bool = False) -> T:
+    """A field of `Settings` with its row; typed as the parser's result so that mypy checks the two."""
+    row = Setting(variable, default, parse, meaning, secret)
+    return cast("T", field(default=cast("Any", parse(default)), metadata={"row": row}, repr=not secret))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the server was told. Build it with `from_environ`; tests may name single fields."""
+
+    redis_url: str = _setting(
+        "REDIS_URL",
+        "redis://localhost:6379/0",
+        parsers.redis_url,
+        "Redis with members, ring and login sessions: `redis://`, `rediss://` or `unix://`",
+        secret=True,
+    )
+    port: int = _setting("PORT", "8000", parsers.whole(1, 65_535), "port to listen on")
+    web_concurrency: int = _setting("WEB_CONCURRENCY", "4", parsers.whole(1, 64), "workers, 1 to 64")
+    bind: tuple[str, ...] = _setting(
+        "KERNELRING_BIND",
+        "",
+        parsers.addresses,
+        "addresses to listen on instead, such as `127.0.0.1:8000`, separated by commas",
+    )
+    unconfined: bool = _setting(
+        "KERNELRING_UNCONFINED",
+        "0",
+        parsers.flag,
+        "`1` says that everyone who can log in is trusted: listens beyond loopback",
+    )
+    runtime_dir: Path = _setting(  # noqa: RUF009 - a Path never changes
+        "KERNELRING_RUNTIME_DIR",
+        "/tmp/kernelring-<uid>",  # noqa: S108 - Host.open refuses a directory that is not ours alone
+        parsers.runtime_dir,
+        "private directory of this host's sockets, kernels and nursery; keep it short",
+    )
+    notebooks: Path = _setting(  # noqa: RUF009 - a Path never changes
+        "KERNELRING_NOTEBOOKS", "notebooks", parsers.directory, "directory in which kernels start"
+    )
+    jwt_secret: str | None = _setting(
+        "KERNELRING_JWT_SECRET",
+        "",
+        parsers.optional(parsers.secret),
+        "key of HS256 login tokens, 32 bytes or more",
+        secret=True,
+    )
+    jwks_url: str | None = _setting(
+        "KERNELRING_JWKS_URL",
+        "",
+        parsers.optional(parsers.http_url),
+        "where the public keys of RS256 and ES256 login tokens are",
+    )
+    jwt_audience: str | None = _setting(
+        "KERNELRING_JWT_AUDIENCE", "", parsers.optional(str), "`aud` that a login token must carry"
+    )
+    jwt_issuer: str | None = _setting(
+        "KERNELRING_JWT_ISSUER", "", parsers.optional(str), "`iss` that a login token must carry"
+    )
+    session_secret: str | None = _setting(
+        "KERNELRING_SESSION_SECRET",
+        "",
+        parsers.optional(parsers.secret),
+        "key that signs login cookies, 32 bytes or more; unset: made from another secret",
+        secret=True,
+    )
+    session_hours: float = _setting(
+        "KERNELRING_SESSION_HOURS", "12", parsers.number(0.01, 8_760), "hours that a login lasts"
+    )
+    guests: bool = _setting(
+        "KERNELRING_GUESTS", "0", parsers.flag, "`1` lets each browser in as its own guest; loopback only"
+    )
+    behind_tls: bool = _setting(
+        "KERNELRING_BEHIND_TLS",
+        "0",
+        parsers.flag,
+        "`1` when a proxy serves HTTPS: makes login cookies secure",
+    )
+    lease_s: float = _setting(
+        "KERNELRING_LEASE_S", "3", parsers.number(0.2, 60), "seconds until a silent worker loses its place"
+    )
+    beat_s: float = _setting(
+        "KERNELRING_BEAT_S", "1", parsers.number(0.05, 30), "seconds between a worker's heartbeats"
+    )
+    nursery_grace_s: float = _setting(
+        "KERNELRING_NURSERY_GRACE_S",
+        "1800",
+        parsers.number(1, 604_800),
+        "seconds without any worker after which the nursery ends its kernels and itself",
+    )
+    backlog_mib: int = _setting(
+        "KERNELRING_BACKLOG_MIB", "8", parsers.whole(1, 1_024), "MiB of output kept for each kernel"
+    )
+    max_message_mib: int = _setting(
+        "KERNELRING_MAX_MESSAGE_MIB", "64", parsers.whole(1, 1_024), "MiB of the largest WebSocket message"
+    )
+    max_body_mib: int = _setting(
+        "KERNELRING_MAX_BODY_MIB", "4", parsers.whole(1, 1_024), "MiB of the largest request body"
+    )
+    graceful_s: int = _setting(
+        "KERNELRING_GRACEFUL_S", "20", parsers.whole(1, 600), "seconds that a stopping worker may take"
+    )
+    kernel_start_s: float = _setting(
+        "KERNELRING_KERNEL_START_S", "60", parsers.number(1, 3_600), "seconds that a kernel's start may take"
+    )
+    kernel_env: tuple[str, ...] = _setting(
+        "KERNELRING_KERNEL_ENV",
+        "",
+        parsers.kernel_env,
+        "names of environment variables handed to kernels, separated by commas",
+    )
+    log_level: str = _setting(
+        "KERNELRING_LOG_LEVEL",
+        "info",
+        parsers.one_of("debug", "info", "warning", "error"),
+        "least level that is logged: `debug`, `info`, `warning` or `error`",
+    )
+    log_format: str = _setting(
+        "KERNELRING_LOG_FORMAT",
+        "text",
+        parsers.one_of("text", "json"),
+        "`text` (key=value) or `json`, one event a line",
+    )
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """The settings in `environ`. Raises SettingsError with one sentence for the first bad one."""
+        made = cls(**{name: cast("Any", row.read(environ)) for name, row in _rows()})
+        _check_together(made)
+        return made
+
+
+def _rows() -> list[tuple[str, Setting]]:
+    return [(each.name, cast("Setting", each.metadata["row"])) for each in fields(Settings)]
+
+
+def table() -> tuple[Setting, ...]:
+    """All settings, in the order in which README lists them."""
+    return tuple(row for _, row in _rows())
+
+
+def _check_together(made: Settings) -> None:
+    """What no single parser can see. Raises SettingsError."""
+    if made.lease_s < 2 * made.beat_s:
+        raise SettingsError(
+            f"KERNELRING_LEASE_S={made.lease_s:g}: a lease must last at least two beats "
+            f"(KERNELRING_BEAT_S={made.beat_s:g})."
+        )
+    if made.guests and made.jwt_secret is None:
+        raise SettingsError("KERNELRING_GUESTS='1': guests need KERNELRING_JWT_SECRET, which is unset.")

@@ -1,0 +1,409 @@
+"""The nursery over its socket: what it starts, tells, keeps and refuses. Real processes, no Jupyter."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pytest
+
+from kernels.errors import BadRequest, ClaimRefused, SpawnRefused, UnknownKernel
+from kernels.nursery_client import ClaimLost, KernelExited
+from kernels.nursery_wire import LINE_BYTES
+from tests.nursery_fixture import (
+    Ear,
+    Place,
+    client,
+    descriptors,
+    nursery,
+    parent_of,
+    state_of,
+    until,
+)
+
+Lines = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@pytest.fixture
+def place(runtime_dir: Path) -> Iterator[Place]:
+    with nursery(runtime_dir) as found:
+        yield found
+
+
+async def test_a_spawned_program_runs_as_the_order_says_and_inherits_nothing(place: Place) -> None:
+    order = place.program("tells_itself")
+    order = replace(order, env={"PATH": os.environ["PATH"], "SPAM": "eggs = ham"}, cwd=Path("/tmp"))
+    async with client(place) as nurse:
+        record = await nurse.spawn(order)
+        await until((order.directory / "seen.json").exists)
+        seen = json.loads((order.directory / "seen.json").read_text())
+        assert seen == {
+            "env": sorted(f"{name}={value}" for name, value in order.env.items()),
+            "cwd": "/tmp",
+            "umask": "0077",
+            "blocked": "0" * 16,
+            # Python itself ignores SIGPIPE (13) and SIGXFSZ (25).
+            "ignored": f"{(1 << 12) | (1 << 24):016x}",
+            "oom_score_adj": 1000,
+            "session_is_own": True,
+        }
+        assert parent_of(record.pid) == place.nursery_pid()
+
+
+async def test_no_descriptor_of_the_nursery_leaks_into_a_kernel(place: Place) -> None:
+    async with client(place) as nurse, client(place):
+        await nurse.spawn(place.order())
+        order = place.order()
+        record = await nurse.spawn(order)
+        assert descriptors(record.pid) == ["/dev/null", "/dev/null", str(order.directory / "log")]
+
+
+async def test_the_same_order_sent_again_starts_nothing(place: Place) -> None:
+    order = place.order()
+    async with client(place) as nurse:
+        assert await nurse.spawn(order) == await nurse.spawn(order)
+        assert len(await nurse.kernels()) == 1
+
+
+async def test_incarnations_only_rise_and_wait_for_the_last_to_end(place: Place) -> None:
+    ear = Ear()
+    async with client(place, ear) as nurse:
+        order = replace(place.order(), incarnation=3)
+        record = await nurse.spawn(order)
+        with pytest.raises(SpawnRefused, match="still running"):
+            await nurse.spawn(replace(order, incarnation=4))
+        await nurse.note(order.kernel_id, {"a": 1})
+        await nurse.claim(order.kernel_id, 5, "boot")
+        os.kill(record.pid, signal.SIGKILL)
+        await ear.hear(KernelExited)
+        with pytest.raises(SpawnRefused, match="is over"):
+            await nurse.spawn(replace(order, incarnation=2))
+        fourth = await nurse.spawn(replace(order, incarnation=4))
+        assert (fourth.incarnation, fourth.state, fourth.exit) == (4, "running", None)
+        assert (fourth.notes, fourth.claim_epoch, fourth.claim_boot) == ({"a": 1}, 5, "boot")
+
+
+async def test_an_order_that_cannot_be_carried_out_is_refused_in_words(place: Place) -> None:
+    async with client(place) as nurse:
+        with pytest.raises(SpawnRefused, match="cannot run no-such-program: No such file"):
+            await nurse.spawn(place.order("no-such-program"))
+        with pytest.raises(SpawnRefused, match="cannot enter /nowhere"):
+            await nurse.spawn(replace(place.order(), cwd=Path("/nowhere")))
+        with pytest.raises(SpawnRefused, match="is not /tmp"):
+            await nurse.spawn(replace(place.order(), directory=Path("/tmp")))
+        bare = place.order()
+        (bare.directory / "connection.json").unlink()
+        with pytest.raises(SpawnRefused, match=r"has no connection\.json"):
+            await nurse.spawn(bare)
+        with pytest.raises(BadRequest, match="kernel_id"):
+            await nurse.spawn(replace(place.order(), kernel_id="../../etc"))
+        assert await nurse.kernels() == []
+        taken = place.order(user="ann")
+        await nurse.spawn(taken)
+        with pytest.raises(SpawnRefused, match="is not ben's"):
+            await nurse.spawn(replace(taken, user="ben"))
+
+
+async def test_everybody_is_told_of_an_exit_and_why(place: Place) -> None:
+    first, second = Ear(), Ear()
+    async with client(place, first) as nurse, client(place, second):
+        killed = await nurse.spawn(place.order())
+        os.kill(killed.pid, signal.SIGKILL)
+        code = await nurse.spawn(place.order("sh", "-c", "exit 7"))
+        for ear in (first, second):
+            event = await ear.hear(KernelExited, lambda event: event.record.pid == killed.pid)
+            assert event.record.exit is not None
+            assert event.record.exit.reason == "killed by signal 9 (SIGKILL)"
+            event = await ear.hear(KernelExited, lambda event: event.record.pid == code.pid)
+            assert event.record.exit is not None
+            assert event.record.exit.reason == "exited with code 7"
+        assert (await nurse.get(killed.kernel_id)).state == "exited"
+
+
+async def test_a_kernel_that_dies_at_start_has_its_last_words_told(place: Place) -> None:
+    ear = Ear()
+    async with client(place, ear) as nurse:
+        await nurse.spawn(place.program("dies_at_start"))
+        event = await ear.hear(KernelExited)
+        assert event.record.exit is not None
+        assert event.record.exit.code == 3
+        assert event.record.exit.reason.endswith("looking for the library\nno module named spam")
+
+
+async def test_a_signal_reaches_the_whole_group_and_none_that_has_exited(place: Place) -> None:
+    ear = Ear()
+    order = place.order("sh", "-c", "sleep 600 & echo $! > $0/child.new; mv $0/child.new $0/child; wait")
+    order = replace(order, argv=(*order.argv, str(order.directory)))
+    async with client(place, ear) as nurse:
+        await nurse.spawn(order)
+        child = int(await until((order.directory / "child").read_text))
+        assert await nurse.signal(order.kernel_id, signal.SIGTERM)
+        await until(lambda: not state_of(child))
+        await ear.hear(KernelExited)
+        assert not await nurse.signal(order.kernel_id, signal.SIGTERM)
+        with pytest.raises(BadRequest, match="no signal 4711"):
+            await nurse.signal(order.kernel_id, 4711)
+
+
+async def test_end_leaves_no_process_and_no_file_however_the_kernel_resists(place: Place) -> None:
+    order = place.program("lingering_child")
+    async with client(place) as nurse:
+        record = await nurse.spawn(order)
+        child = int(await until((order.directory / "child").read_text))
+        await nurse.end(order.kernel_id, "culled")
+        # Nothing to wait for: when `end` has answered, it is so.
+        assert not state_of(child)
+        assert not state_of(record.pid)
+        assert not order.directory.exists()
+        with pytest.raises(UnknownKernel):
+            await nurse.get(order.kernel_id)
+        await nurse.end(order.kernel_id, "culled")
+
+
+async def test_what_a_kernel_leaves_running_goes_with_it(place: Place) -> None:
+    ear = Ear()
+    order = place.program("lingering_child")
+    async with client(place, ear) as nurse:
+        record = await nurse.spawn(order)
+        child = int(await until((order.directory / "child").read_text))
+        os.kill(record.pid, signal.SIGKILL)
+        await ear.hear(KernelExited)
+        await until(lambda: not state_of(child))
+
+
+async def test_the_reason_of_an_end_is_told(place: Place) -> None:
+    ear = Ear()
+    async with client(place, ear) as nurse:
+        order = place.order()
+        await nurse.spawn(order)
+        await nurse.end(order.kernel_id, "idle for an hour")
+        event = await ear.hear(KernelExited)
+        assert event.record.exit is not None
+        assert event.record.exit.reason == "ended: idle for an hour"
+
+
+async def test_end_also_removes_a_directory_that_never_became_a_kernel(place: Place) -> None:
+    order = place.order()
+    async with client(place) as nurse:
+        await nurse.end(order.kernel_id, "never started")
+    assert not order.directory.exists()
+
+
+async def test_many_can_be_ended_by_many_at_once(place: Place) -> None:
+    async with client(place) as one, client(place) as two:
+        orders = [place.order() for _ in range(10)]
+        await asyncio.gather(*(one.spawn(order) for order in orders))
+        await asyncio.gather(*(nurse.end(order.kernel_id, "x") for nurse in (one, two) for order in orders))
+        assert await two.kernels() == []
+
+
+async def test_a_list_is_of_one_user_or_of_all(place: Place) -> None:
+    async with client(place) as nurse:
+        for user in ("ann", "ann", "ben"):
+            await nurse.spawn(place.order(user=user))
+        assert len(await nurse.kernels()) == 3
+        assert [record.user for record in await nurse.kernels("ben")] == ["ben"]
+        assert await nurse.kernels("eve") == []
+
+
+async def test_a_claim_is_granted_by_epoch_and_the_former_owner_is_told(place: Place) -> None:
+    ears = {who: Ear() for who in ("a", "b")}
+    async with client(place, ears["a"], "a") as a, client(place, ears["b"], "b") as b:
+        kernel_id = (await a.spawn(place.order())).kernel_id
+        record = await a.claim(kernel_id, 10, "boot-a")
+        assert (record.claim_epoch, record.claim_boot) == (10, "boot-a")
+        await a.claim(kernel_id, 10, "boot-a")
+        await a.claim(kernel_id, 11, "boot-a")
+        for epoch in (11, 10):
+            with pytest.raises(ClaimRefused) as refused:
+                await b.claim(kernel_id, epoch, "boot-b")
+            assert refused.value.epoch == 11
+        await b.claim(kernel_id, 12, "boot-b")
+        assert await ears["a"].hear(ClaimLost) == ClaimLost(kernel_id, 12)
+        with pytest.raises(ClaimRefused):
+            await a.claim(kernel_id, 11, "boot-a")
+        await a.claim(kernel_id, 13, "boot-a")
+        assert await ears["b"].hear(ClaimLost) == ClaimLost(kernel_id, 13)
+        assert len(ears["a"].events) == 1
+        with pytest.raises(UnknownKernel):
+            await a.claim("0" * 8 + "-0000-0000-0000-" + "0" * 12, 1, "boot-a")
+
+
+async def test_a_quiet_claim_leaves_the_former_owner_serving_until_the_second(place: Place) -> None:
+    ear = Ear()
+    async with client(place, ear, "a") as a, client(place, who="b") as b:
+        kernel_id = (await a.spawn(place.order())).kernel_id
+        await a.claim(kernel_id, 1, "boot-a")
+        await b.claim(kernel_id, 2, "boot-b", quiet=True)
+        with pytest.raises(ClaimRefused):
+            await a.claim(kernel_id, 1, "boot-a")
+        assert ear.events == []
+        await b.claim(kernel_id, 2, "boot-b")
+        assert await ear.hear(ClaimLost) == ClaimLost(kernel_id, 2)
+
+
+async def test_notes_are_kept_and_bounded(place: Place) -> None:
+    async with client(place) as nurse:
+        kernel_id = (await nurse.spawn(place.order())).kernel_id
+        await nurse.note(kernel_id, {"path": "a.ipynb"})
+        assert (await nurse.get(kernel_id)).notes == {"path": "a.ipynb"}
+        with pytest.raises(BadRequest, match="more than 65536"):
+            await nurse.note(kernel_id, {"path": "x" * 70_000})
+        assert (await nurse.get(kernel_id)).notes == {"path": "a.ipynb"}
+
+
+async def test_a_flooded_log_is_cut_back(place: Place) -> None:
+    order = place.program("floods_stderr")
+    log = order.directory / "log"
+    async with client(place) as nurse:
+        await nurse.spawn(order)
+        await until(lambda: log.stat().st_size > 1024 * 1024)
+        await until(lambda: log.read_bytes()[:40].startswith(b"[the beginning was cut off]"))
+        await nurse.end(order.kernel_id, "flood")
+
+
+async def test_fifty_kernels_later_the_nursery_has_as_many_descriptors_and_no_zombie(place: Place) -> None:
+    async with client(place) as nurse:
+
+        async def one_life(number: int) -> None:
+            order = place.order(*(("true",) if number % 2 else ()))
+            await nurse.spawn(order)
+            await nurse.end(order.kernel_id, "done")
+
+        await one_life(0)
+        before = descriptors(place.nursery_pid())
+        for start in range(0, 50, 10):
+            await asyncio.gather(*(one_life(number) for number in range(start, start + 10)))
+        assert len(descriptors(place.nursery_pid())) == len(before)
+
+
+# -- bad input: one error to whoever sent it, one line in the log, nobody else harmed
+
+
+async def lines(place: Place) -> Lines:
+    return await asyncio.open_unix_connection(place.socket)
+
+
+async def answer_to(place: Place, sent: bytes, *, then_end: bool = False) -> bytes:
+    """All that the nursery sends back until it closes the connection."""
+    reader, writer = await lines(place)
+    try:
+        writer.write(sent)
+        if then_end:
+            writer.write_eof()
+        async with asyncio.timeout(10):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "then_end", "said"),
+    [
+        (b"this is no JSON\n", False, "not a line of JSON"),
+        (b"[1, 2]\n", False, "not a JSON object"),
+        (b"\xff\xfe\n", False, "not a line of JSON"),
+        (b'{"id": 1, "op": "sta', True, "ended within a line"),
+        (b"x" * (LINE_BYTES + 1), False, "more than 16777216 bytes"),
+    ],
+    ids=["no-json", "no-object", "no-text", "half", "oversized"],
+)
+async def test_a_bad_line_costs_its_sender_the_connection_and_nobody_else(
+    place: Place, sent: bytes, *, then_end: bool, said: str
+) -> None:
+    ear = Ear()
+    async with client(place, ear) as other:
+        found = orjson.loads(await answer_to(place, sent, then_end=then_end))
+        assert found["error"]["kind"] == "bad_request"
+        assert said in found["error"]["message"]
+        assert (await other.status())["workers"] == ["worker"]
+        assert ear.events == []
+    assert place.log.count("nursery_bad_line") == 1
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"op": "dance"},
+        {"op": None},
+        {},
+        {"op": "spawn"},
+        {"op": "spawn", "order": 7},
+        {"op": "get", "kernel_id": "../nursery.lock"},
+        {"op": "end", "kernel_id": "..", "reason": "x"},
+        {"op": "signal", "kernel_id": "x", "signum": "9"},
+        {"op": "claim", "kernel_id": "x", "epoch": -1, "boot": ""},
+        {"op": "note", "kernel_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12, "notes": []},
+        {"op": "hello", "who": 5},
+        {"op": "list", "user": {}},
+    ],
+    ids=str,
+)
+async def test_a_bad_request_is_answered_and_the_connection_goes_on(
+    place: Place, request_: dict[str, object]
+) -> None:
+    reader, writer = await lines(place)
+    try:
+        writer.write(orjson.dumps(request_ | {"id": 5}) + b'\n{"id": 6, "op": "status"}\n')
+        async with asyncio.timeout(5):
+            answers = [orjson.loads(await reader.readline()) for _ in range(2)]
+        assert answers[0]["id"] == 5
+        assert answers[0]["error"]["kind"] == "bad_request"
+        assert answers[1]["id"] == 6
+        assert answers[1]["reply"]["pid"]
+    finally:
+        writer.close()
+    assert place.log.count("nursery_bad_request") == 1
+
+
+async def test_visitors_that_vanish_harm_nobody(place: Place) -> None:
+    before = len(descriptors(place.nursery_pid()))
+    async with client(place) as other:
+        for sent in (b"", b'{"id": 1, "op": "hello", "who": "x"}\n' * 50, b'{"id": 1'):
+            link = socket.socket(socket.AF_UNIX)
+            link.connect(str(place.socket))
+            link.sendall(sent)
+            # RST instead of FIN: the answers have nowhere to go.
+            link.shutdown(socket.SHUT_RD)
+            link.close()
+        await until(lambda: len(descriptors(place.nursery_pid())) <= before + 2)
+        assert (await other.status())["workers"] == ["worker"]
+    assert "Traceback" not in place.log
+
+
+async def test_a_visitor_that_reads_nothing_keeps_nobody_waiting(place: Place) -> None:
+    _, writer = await lines(place)
+    try:
+        writer.write(b'{"id": 1, "op": "hello", "who": "sleeper"}\n')
+        writer.write(b'{"id": 2, "op": "status"}\n' * 50_000)  # its answers fill every buffer on the way
+        async with client(place) as other, asyncio.timeout(10):
+            order = place.order()
+            await other.spawn(order)
+            await other.end(order.kernel_id, "done")
+    finally:
+        writer.transport.abort()
+
+
+async def test_a_kernel_cannot_lead_the_log_elsewhere(place: Place) -> None:
+    """A kernel owns its directory for now: what it puts in the log's place must not be followed."""
+    ear = Ear()
+    victim = place.runtime / "victim"
+    victim.write_text("precious" * 200_000)
+    order = place.order("sh", "-c", f"rm $0/log; ln -s {victim} $0/log; touch $0/up; exec sleep 600")
+    order = replace(order, argv=(*order.argv, str(order.directory)))
+    async with client(place, ear) as nurse:
+        await nurse.spawn(order)
+        await until((order.directory / "up").exists)
+        await nurse.signal(order.kernel_id, signal.SIGKILL)
+        await ear.hear(KernelExited)
+        await nurse.spawn(replace(order, argv=("sh", "-c", "echo mine >&2"), incarnation=2))
+        await ear.hear(KernelExited, lambda event: event.record.incarnation == 2)
+        assert (order.directory / "log").read_text() == "mine\n"
+        await nurse.end(order.kernel_id, "done")
+    assert victim.stat().st_size == 8 * 200_000
+    victim.unlink()

@@ -1,0 +1,55 @@
+"""README and the files that platforms read agree with the settings."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+from server.settings import Settings, table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def settings_section() -> str:
+    _, _, rest = (ROOT / "README.md").read_text().partition("\n## Settings\n")
+    return re.split(r"\n## ", rest)[0]
+
+
+def test_every_setting_is_in_readmes_table_with_its_default_and_meaning() -> None:
+    section = settings_section()
+    for row in table():
+        default = f"`{row.default}`" if row.default else ""
+        assert f"| `{row.variable}` | {default} | {row.meaning} |" in section
+
+
+def test_readmes_table_names_no_setting_that_does_not_exist() -> None:
+    named = re.findall(r"^\| `([A-Z_]+)` \|", settings_section(), re.MULTILINE)
+    assert named == [row.variable for row in table()]
+
+
+def test_readme_names_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    for command in ("local/run", "local/test"):
+        assert command in text
+        assert (ROOT / command).stat().st_mode & 0o111
+
+
+def test_railway_starts_what_procfile_says_and_waits_longer_than_a_worker_may_take() -> None:
+    deploy = tomllib.loads((ROOT / "railway.toml").read_text())["deploy"]
+    procfile = (ROOT / "Procfile").read_text()
+    assert procfile == f"web: {deploy['startCommand']}\n"
+    assert shlex.split(deploy["startCommand"])[0] == "gunicorn"
+    assert deploy["healthcheckPath"] == "/readyz"
+    assert deploy["drainingSeconds"] > Settings().graceful_s
+
+
+def test_constraints_pin_every_dependency() -> None:
+    pins = dict(
+        re.findall(r"^([A-Za-z0-9._-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    )
+    pinned = {name.lower().replace("_", "-") for name in pins}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for each in project["dependencies"] + extras["local"] + extras["test"]:
+        name = re.split(r"[\[<>=]", each)[0]
+        assert name.lower().replace("_", "-") in pinned
