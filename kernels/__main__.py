@@ -21,9 +21,7 @@ STOP_S = 20.0
 
 def main(arguments: list[str] | None = None) -> int:
     """0: done; 1: it could not be; `status` also says 1 when no nursery runs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kernels", description="The nursery of a runtime directory."
-    )
+    parser = argparse.ArgumentParser(prog="python -m kernels", description="The nursery of a runtime directory.")
     parser.add_argument("command", choices=["status", "stop"])
     parser.add_argument("--runtime", type=Path, required=True)
     given = parser.parse_args(arguments)
@@ -38,9 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 def status(runtime: Path) -> int:
     """Prints the nursery, its workers and its kernels."""
     found = nursery_call.ask(runtime, "status", 2.0)
-    print(
-        f"nursery {found['pid']}, up {found['up_s']:.0f} s, workers: {', '.join(found['workers']) or 'none'}"
-    )
+    print(f"nursery {found['pid']}, up {found['up_s']:.0f} s, workers: {', '.join(found['workers']) or 'none'}")
     for record in nursery_call.ask(runtime, "list", 2.0)["records"]:
         print(_line(KernelRecord.from_json(record)))
     return 0

@@ -1,15 +1,15 @@
-"""One kernel as its owner holds it: the wires to its process, its life cycle, its backlog, and the seats of its clients.
+"""One kernel as its owner holds it: the wires to its process, its life cycle, its backlog, its clients' seats.
 
 Owns everything between a client's frame and the kernel's socket. Knows neither WebSockets nor other workers: whoever
-serves a client, near or far, takes a `Seat` and reads it. A message goes client -> `Seat.send` -> `Wires.send` -> kernel,
-and back kernel -> `_receive` -> `Backlog` -> `Seat.frames` -> client.
+serves a client, near or far, takes a `Seat` and reads it. A message goes client -> `Seat.send` -> `Wires.send` ->
+kernel, and back kernel -> `_receive` -> `Backlog` -> `Seat.frames` -> client.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -36,8 +36,8 @@ SEAT_KEPT_S: Final = 300.0
 class Resume:
     """What a client's entry worker knows when it takes a seat (again).
 
-    `after`: the msg_id of the last message that the client got. `pending`: (channel, header) of requests that were handed on and
-    not answered. `since`: when the owner before was last heard, ISO 8601. All empty for a client that is new.
+    `after`: the msg_id of the last message that the client got. `pending`: (channel, header) of requests that were
+    handed on and not answered. `since`: when the owner before was last heard, ISO 8601. All empty for a new client.
     """
 
     client: str
@@ -67,6 +67,7 @@ class AttachedKernel:
         self._attached = asyncio.Event()
         self._attached_at = datetime.now(UTC)
         self._closed: Exception | None = None
+        self.held_back = False
 
     # -- attaching ------------------------------------------------------------------------------------------------
 
@@ -75,22 +76,31 @@ class AttachedKernel:
         wires = self._wires = Wires(context, info, self._receive)
         await wires.first_answer(timeout_s)
         await wires.subscribe()
-        await wires.connect()
+        await self._connect(wires)
         self.life.alive(time.monotonic())
         self._open()
 
-    async def attach_running(self, context: zmq.Context[Any], info: dict[str, Any]) -> None:
-        """Connect to a process that another owner served: subscribe first, then take the owner's identity.
+    async def attach_running(
+        self, context: zmq.Context[Any], info: dict[str, Any], claim: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Connect to a process that another owner serves or served: subscribe, `claim` it, take the owner's identity.
 
-        The order makes a planned move lossless: the owner before serves until we have connected, so what the
-        kernel sends is heard by it, by us, or by both, and the client's last msg_id tells where to go on.
+        The order makes a planned move lossless. What the kernel sends is heard by the owner before us (who passes it
+        on until we have connected), by us, or by both; the client's last msg_id tells where to go on. And `claim`
+        returns when that owner writes no more: what it has written is in the kernel before its identity is taken.
         """
         wires = self._wires = Wires(context, info, self._receive)
         await wires.subscribe()
-        await wires.connect()
+        await claim()
+        await self._connect(wires)
         self.life.adopted(time.monotonic())
         wires.probe("shell", self.life.probe_answered)
         self._open()
+
+    async def _connect(self, wires: Wires) -> None:
+        if self.held_back:  # while we waited for the kernel another worker asked for it: it must not find us after it
+            raise KernelMoved("another worker is taking the kernel")
+        await wires.connect()
 
     def _open(self) -> None:
         self._attached_at = datetime.now(UTC)
@@ -128,6 +138,8 @@ class AttachedKernel:
 
     def send(self, client: str, message: framing.Message, header: dict[str, Any]) -> None:
         """Write a client's message to the kernel. Raises KernelMoved when another worker owns it now."""
+        if self.held_back:
+            raise KernelMoved("another worker is taking the kernel")
         if self._wires is None:
             reason = "The kernel is dead. Restart it to go on."
             self._fail(Request(header, message.channel, client), reason)
@@ -139,6 +151,13 @@ class AttachedKernel:
         self.last_activity = datetime.now(UTC)
         if message.channel != "stdin" and header["msg_type"].endswith("_request"):
             self.life.sent(header["msg_id"], Request(header, message.channel, client))
+
+    async def hold_back(self) -> None:
+        """Write no more to the kernel, because another worker takes it; return when all that was written has left."""
+        self.held_back = True
+        await self._attached.wait()  # were we connecting at this moment, we could take the identity back from the other
+        if self._wires:
+            await self._wires.settle()
 
     def _place(self, resume: Resume, before: Seat | None) -> int:
         """Where in the backlog a client goes on: after its last message; else where it left; else at the end."""
@@ -208,10 +227,8 @@ class AttachedKernel:
             self._keep(frame)
             return
         asked = orjson.loads(parts[1]).get("msg_id") or ""
-        if channel == "stdin":  # an input request: it goes to whoever sent the cell that asks
-            request = self.life.pending.get(asked)
-        else:
-            request = self.life.replied(asked)
+        # An input request (stdin) goes to whoever sent the cell that asks, which goes on.
+        request = self.life.pending.get(asked) if channel == "stdin" else self.life.replied(asked)
         if request:
             self._keep(frame, request.client)
         else:  # asked through an owner before us: kept until that client takes its seat here

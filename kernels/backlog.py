@@ -8,16 +8,21 @@ fell out before a client had it is counted and told, never skipped silently. Pur
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
 from kernels import framing
 
+_CLAIMED: Final = ""  # no request has this msg_id
+
 
 @dataclass(slots=True)
 class Entry:
-    """One frame. `to` names the only client that gets it (None: all); `answers` is the msg_id that it replies to."""
+    """One frame. `to` names the only client that gets it (None: all).
+
+    `answers` is None, or the frame is nobody's yet: the msg_id of the request that it replies to.
+    """
 
     frame: bytes
     to: str | None
@@ -60,7 +65,7 @@ class Backlog:
         while cursor < self.last and size < max_bytes:
             cursor += 1
             entry = self._entries[cursor]
-            if entry.to is None or entry.to == client:
+            if entry.answers is None and entry.to in (None, client):
                 frames.append(entry.frame)
                 size += len(entry.frame)
         return Batch(frames, cursor, missed)
@@ -70,15 +75,30 @@ class Backlog:
         wanted = msg_id.encode()
         for number in range(self.last, self._first - 1, -1):
             header = framing.part_of(self._entries[number].frame, 0)
-            if wanted in header and orjson.loads(header).get("msg_id") == msg_id:
+            if wanted in header and _msg_id(header) == msg_id:
                 return number
         return None
 
     def claim_answer(self, msg_id: str, client: str) -> bool:
-        """Give the reply to `msg_id`, which came while nobody knew who had asked, to `client`; False: none is here."""
-        found = False
-        for entry in self._entries.values():
-            if entry.answers == msg_id:
-                entry.to = client
-                found = True
-        return found
+        """Give `client` what came for its request `msg_id` while nobody knew who had asked.
+
+        False: the reply was not among it and is still to come (an input request comes before it).
+
+        The frames are put at the end. Where they were, the client may be past them already: the owner before and this
+        one hear iopub both, but this one alone the reply. Reply heard here as 1, then iopub 2 by both; the owner
+        before passes 2 on and ends; the client goes on after 2, and 1 would never be read.
+        """
+        found = [entry for entry in self._entries.values() if entry.answers == msg_id]
+        for entry in found:
+            entry.answers = _CLAIMED
+            self.append(entry.frame, client)
+        return any(framing.channel_of(entry.frame) != "stdin" for entry in found)
+
+
+def _msg_id(header: bytes) -> object:
+    """The header's msg_id; None when a kernel has sent what is not a header."""
+    try:
+        fields = orjson.loads(header)
+    except orjson.JSONDecodeError:
+        return None
+    return fields.get("msg_id") if isinstance(fields, dict) else None

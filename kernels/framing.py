@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 import uuid
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -21,8 +22,9 @@ from kernels.errors import MalformedFrame
 V1_SUBPROTOCOL: Final = "v1.kernel.websocket.jupyter.org"
 PROTOCOL_VERSION: Final = "5.4"  # of Jupyter's messages, as jupyter_client 8.10 speaks it
 CLIENT_CHANNELS: Final = frozenset({"shell", "control", "stdin"})
-MAX_PARTS: Final = 4096  # far above what a client sends; keeps a hostile offset count from allocating memory
+MAX_PARTS: Final = 4096  # of a client's message; far above what one sends, and keeps a hostile count from taking memory
 _FIXED_PARTS: Final = 4  # header, parent_header, metadata, content; what follows are buffers
+_LEGACY_TAIL: Final = b'"channel":%b,"msg_id":%b,"msg_type":%b}'
 _JSON_FIELDS: Final = ("header", "parent_header", "metadata", "content")
 
 
@@ -43,24 +45,28 @@ def pack(channel: str, parts: list[bytes]) -> bytes:
     return b"".join((struct.pack(f"<{len(offsets) + 1}Q", len(offsets), *offsets), name, *parts))
 
 
-def unpack(frame: bytes) -> Message:
-    """Return the message in a v1 frame; raise MalformedFrame for anything that is not one."""
-    offsets = _offsets(frame)
+def unpack(frame: bytes, max_parts: int | None = None) -> Message:
+    """Return the message in a v1 frame; raise MalformedFrame for anything that is not one, or has too many parts.
+
+    A kernel's own messages have no `max_parts`: it may send as many buffers as it likes.
+    """
+    offsets = _offsets(frame, max_parts)
     try:
         channel = frame[offsets[0] : offsets[1]].decode("ascii")
     except UnicodeDecodeError as error:
         raise MalformedFrame("the channel's name is not ASCII") from error
-    return Message(channel, [frame[a:b] for a, b in zip(offsets[1:], offsets[2:], strict=False)])
+    return Message(channel, [frame[a:b] for a, b in pairwise(offsets[1:])])
 
 
-def _offsets(frame: bytes) -> tuple[int, ...]:
+def _offsets(frame: bytes, max_parts: int | None) -> tuple[int, ...]:
     if len(frame) < 8:
         raise MalformedFrame("a frame is at least 8 bytes long")
     (count,) = struct.unpack_from("<Q", frame)
-    if not _FIXED_PARTS + 2 <= count <= MAX_PARTS or len(frame) < 8 * (count + 1):
+    too_many = max_parts is not None and count > max_parts + 2
+    if count < _FIXED_PARTS + 2 or too_many or len(frame) < 8 * (count + 1):
         raise MalformedFrame(f"a frame cannot have {count} offsets")
     offsets: tuple[int, ...] = struct.unpack_from(f"<{count}Q", frame, 8)
-    rising = all(a <= b for a, b in zip(offsets, offsets[1:], strict=False))
+    rising = all(a <= b for a, b in pairwise(offsets))
     if offsets[0] != 8 * (count + 1) or offsets[-1] != len(frame) or not rising:
         raise MalformedFrame("the frame's offsets do not fit its length")
     return offsets
@@ -84,24 +90,34 @@ def checked(frame: bytes) -> tuple[Message, dict[str, Any]]:
 
     Everything that a kernel would stumble over is refused here, so that the client hears of it instead of waiting.
     """
-    message = unpack(frame)
+    message = unpack(frame, MAX_PARTS)
     if message.channel not in CLIENT_CHANNELS:
-        raise MalformedFrame(f"there is no channel {message.channel!r} to send on")
+        raise MalformedFrame(f"there is no channel {message.channel[:40]!r} to send on")
     fields = [_json_object(name, part) for name, part in zip(_JSON_FIELDS, message.parts, strict=False)]
     header = fields[0]
     for field in ("msg_id", "msg_type", "session"):
         if not isinstance(header.get(field), str) or not header[field]:
             raise MalformedFrame(f"the header's {field} must be a string that is not empty")
+    if not isinstance(header.get("subshell_id"), str | None):
+        raise MalformedFrame("the header's subshell_id must be a string")
+    _json("header", header)  # it will be a parent_header in what the server itself says, so it must go both ways
     return message, header
 
 
 def trusted(frame: bytes) -> tuple[Message, dict[str, Any]]:
     """As `checked`, of a frame that a worker of ours has checked."""
     message = unpack(frame)
-    return message, orjson.loads(message.parts[0])
+    return message, _json_object("header", message.parts[0])
 
 
-def _json_object(name: str, part: bytes) -> dict[str, Any]:
+def _json(name: str, value: object) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError as error:  # orjson reads 1024 levels and writes 254
+        raise MalformedFrame(f"the {name} cannot be written as JSON again: {error}") from error
+
+
+def _json_object(name: str, part: str | bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(part)
     except orjson.JSONDecodeError as error:
@@ -125,19 +141,21 @@ def server_message(channel: str, msg_type: str, content: dict[str, Any], parent:
 
 
 def to_legacy(frame: bytes) -> str | bytes:
-    """Return the legacy form of a frame: text, or bytes when the message has buffers."""
+    """Return the legacy form of a frame: text, or bytes when the message has buffers; raise MalformedFrame.
+
+    A kernel may say what is not UTF-8 (jupyter_client sends a file name that cannot be decoded as the bytes that it
+    is). A text frame cannot; what is wrong becomes U+FFFD, as browsers do with the v1 form.
+    """
     channel, parts = unpack(frame)
-    head = parts[0]
-    ids = orjson.loads(head)
-    text = b'{"header":%b,"parent_header":%b,"metadata":%b,"content":%b,"buffers":[],"channel":%b,"msg_id":%b,"msg_type":%b}' % (
-        *parts[:_FIXED_PARTS],
-        orjson.dumps(channel),
-        orjson.dumps(ids.get("msg_id")),
-        orjson.dumps(ids.get("msg_type")),
-    )
+    ids = _json_object("header", parts[0])
+    form = b'{"header":%b,"parent_header":%b,"metadata":%b,"content":%b,"buffers":[],' + _LEGACY_TAIL
+    told = (orjson.dumps(value) for value in (channel, ids.get("msg_id"), ids.get("msg_type")))
+    text = form % (*parts[:_FIXED_PARTS], *told)
     buffers = parts[_FIXED_PARTS:]
+    readable = text.decode(errors="replace")
     if not buffers:
-        return text.decode()
+        return readable
+    text = readable.encode()
     offsets = [4 * (len(buffers) + 2)]
     for part in (text, *buffers[:-1]):
         offsets.append(offsets[-1] + len(part))
@@ -146,7 +164,7 @@ def to_legacy(frame: bytes) -> str | bytes:
 
 def from_legacy(data: str | bytes) -> bytes:
     """Return the v1 frame of a legacy message (text, or bytes with buffers); raise MalformedFrame."""
-    text, buffers = (data.encode(), []) if isinstance(data, str) else _split_legacy(data)
+    text, buffers = (data, []) if isinstance(data, str) else _split_legacy(data)
     message = _json_object("message", text)
     channel = message.get("channel", "shell")
     if not isinstance(channel, str):
@@ -154,7 +172,7 @@ def from_legacy(data: str | bytes) -> bytes:
     parts = []
     for name in _JSON_FIELDS:
         value = message.get(name, {})
-        parts.append(orjson.dumps({} if value is None else value))
+        parts.append(_json(name, {} if value is None else value))
     return pack(channel, [*parts, *buffers])
 
 
@@ -162,10 +180,10 @@ def _split_legacy(data: bytes) -> tuple[bytes, list[bytes]]:
     if len(data) < 8:
         raise MalformedFrame("a binary message is at least 8 bytes long")
     (count,) = struct.unpack_from(">I", data)
-    if not 1 <= count <= MAX_PARTS or len(data) < 4 * (count + 1):
+    if not 1 <= count <= MAX_PARTS - _FIXED_PARTS + 1 or len(data) < 4 * (count + 1):
         raise MalformedFrame(f"a binary message cannot have {count} parts")
     offsets = [*struct.unpack_from(f">{count}I", data, 4), len(data)]
-    if offsets[0] < 4 * (count + 1) or any(a > b for a, b in zip(offsets, offsets[1:], strict=False)):
+    if offsets[0] < 4 * (count + 1) or any(a > b for a, b in pairwise(offsets)):
         raise MalformedFrame("the message's offsets do not fit its length")
-    pieces = [data[a:b] for a, b in zip(offsets, offsets[1:], strict=False)]
+    pieces = [data[a:b] for a, b in pairwise(offsets)]
     return pieces[0], pieces[1:]

@@ -1,13 +1,14 @@
 """The kernels that this worker owns.
 
 Owns the way from "this user is mine" to attached kernels: start, adopt, restart, end and let go. Reads the truth from
-the nursery, and is told by whoever made it (`Rule`) which users are this worker's. Knows nothing of Redis, HTTP or other workers.
+the nursery, and is told by whoever made it (`Rule`) which users are this worker's. Knows nothing of Redis, HTTP or
+other workers.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,9 @@ import zmq
 from jupyter_client.kernelspec import NoSuchKernel
 
 from kernels.attached import AttachedKernel
-from kernels.errors import ClaimRefused, DuplicateKernel, KernelsError, NurseryUnavailable, UnknownKernel
+from kernels.errors import ClaimRefused, DuplicateKernel, KernelMoved, KernelsError, NurseryUnavailable, UnknownKernel
 from kernels.kernel_manager import NurseryKernelManager
-from kernels.nursery_client import ClaimLost, Event, KernelExited, NurseryBack, NurseryClient
+from kernels.nursery_client import ClaimLost, ClaimWanted, Event, KernelExited, NurseryBack, NurseryClient
 from kernels.records import KernelRecord
 from kernels.wires import is_bound
 
@@ -74,7 +75,7 @@ class House:
         self._starting: set[str] = set()  # ids that `create` is at: they are nobody's to adopt
         self._kick = asyncio.Event()
         self._fresh = asyncio.Event()  # set while the tenants are what the newest ring says
-        self._left = asyncio.Event()
+        self._changed = asyncio.Event()
         self._adoptions = asyncio.Semaphore(ADOPTIONS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -111,7 +112,8 @@ class House:
     ) -> Tenant:
         """Start a kernel; return when its process exists (it answers a little later; clients wait for that).
 
-        Raises DuplicateKernel when the id is taken, NoSuchKernel (jupyter_client) for an unknown kernelspec, SpawnRefused, NurseryUnavailable.
+        Raises DuplicateKernel when the id is taken, NoSuchKernel (jupyter_client) for an unknown kernelspec,
+        SpawnRefused, NurseryUnavailable.
         """
         await self._current()
         if kernel_id in self._tenants or kernel_id in self._starting:
@@ -164,6 +166,7 @@ class House:
         """The rule's answers may have changed: adopt what was gained. What was lost goes when its new owner has it."""
         self._fresh.clear()
         self._kick.set()
+        self._changed.set()
 
     def drop_all(self, why: str) -> None:
         """Let go of every kernel at once: this worker is not a member any more."""
@@ -175,13 +178,13 @@ class House:
         """How many kernels are attached here."""
         return len(self._tenants)
 
-    async def handed_over(self, within_s: float) -> None:
-        """Wait until other workers have taken every kernel here, `within_s` seconds at the most."""
+    async def handed_over(self, within_s: float, to_anybody: Callable[[], bool]) -> None:
+        """Wait until other workers have taken every kernel here: `within_s` at the most, and while there are others."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                while self._tenants:
-                    self._left.clear()
-                    await self._left.wait()
+                while self._tenants and to_anybody():
+                    self._changed.clear()
+                    await self._changed.wait()
 
     def on_event(self, event: Event) -> None:
         """What the nursery tells."""
@@ -190,17 +193,27 @@ class House:
                 self._exited(record)
             case ClaimLost(kernel_id, epoch):
                 self._let_go(kernel_id, f"claimed at epoch {epoch}")
+            case ClaimWanted(kernel_id, _):
+                if tenant := self._tenants.get(kernel_id):
+                    self._spawn(self._yield(tenant), "yield")
             case NurseryBack():
                 self._reclaim = True
                 self.ownership_changed()
 
+    async def _yield(self, tenant: Tenant) -> None:
+        with suppress(NurseryUnavailable):
+            await tenant.kernel.hold_back()
+            await self._nursery.yielded(tenant.record.kernel_id)
+
     def _let_go(self, kernel_id: str, why: str) -> None:
         tenant = self._tenants.pop(kernel_id, None)
-        self._left.set()
+        self._changed.set()
         if tenant:
             tenant.kernel.moved(why)
             tenant.manager.let_go()
             log.info("kernel_released", user=tenant.record.user, kernel=kernel_id, why=why)
+            if self._rule.owns(tenant.record.user):  # whoever took it went by an older ring than ours
+                self.ownership_changed()
 
     def _exited(self, record: KernelRecord) -> None:
         tenant = self._tenants.get(record.kernel_id)
@@ -223,7 +236,9 @@ class House:
             async with asyncio.timeout(FRESH_WAIT_S):
                 await self._fresh.wait()
         except TimeoutError as error:
-            raise NurseryUnavailable("Your kernels are being taken over by this worker. Try again in a moment.") from error
+            raise NurseryUnavailable(
+                "Your kernels are being taken over by this worker. Try again in a moment."
+            ) from error
 
     async def _follow(self) -> None:
         while True:
@@ -242,34 +257,35 @@ class House:
         here = {kernel_id for kernel_id, tenant in self._tenants.items() if not tenant.lock.locked()}
         records = {record.kernel_id: record for record in await self._nursery.kernels()}
         for kernel_id in here - set(records):
-            if tenant := self._tenants.pop(kernel_id, None):
-                tenant.kernel.ended("The kernel is gone.")
-        if self._reclaim:  # a new nursery does not know over which connection a kernel is held
-            self._reclaim = False
-            for tenant in list(self._tenants.values()):
-                if self._rule.owns(tenant.record.user):
-                    await self._claim_again(tenant)
-        known = self._tenants.keys() | self._starting
-        gained = [record for record in records.values() if record.kernel_id not in known]
+            if gone := self._tenants.pop(kernel_id, None):
+                gone.kernel.ended("The kernel is gone.")
+        await self._keep_mine()
         async with asyncio.TaskGroup() as group:
-            for record in gained:
-                if self._rule.owns(record.user):
+            for kernel_id, record in records.items():
+                known = kernel_id in self._tenants or kernel_id in self._starting
+                if self._rule.owns(record.user) and not known:
                     group.create_task(self._adopt(record))
 
+    async def _keep_mine(self) -> None:
+        """See to it that what is attached here and ours stays so."""
+        reclaim, self._reclaim = self._reclaim, False
+        for kernel_id, tenant in list(self._tenants.items()):
+            if not self._rule.owns(tenant.record.user):
+                continue
+            if tenant.kernel.held_back:
+                # Yielded to a worker that owned it by an older ring, which may have the identity by now.
+                self._let_go(kernel_id, "to be attached anew")
+            elif reclaim:  # a new nursery does not know over which connection a kernel is held
+                await self._claim_again(tenant)
+
     async def _adopt(self, record: KernelRecord) -> None:
-        """Claim a running kernel and register it; connecting goes on behind, and clients wait at their seats."""
-        epoch, boot = self._rule.claim()
-        kernel = self._kernel(record.kernel_id, record.user)
+        """Register a running kernel as ours; claiming and connecting go on behind, and clients wait at their seats."""
         try:
-            async with self._adoptions:
-                await self._nursery.claim(record.kernel_id, epoch, boot, quiet=True)
-                manager = await NurseryKernelManager.adopt(record, self._nursery, self._context)
+            manager = await NurseryKernelManager.adopt(record, self._nursery, self._context)
         except (KernelsError, NoSuchKernel) as error:
-            self._note_refusal(error)
-            log.info("kernel_not_adopted", kernel=record.kernel_id, user=record.user, epoch=epoch, why=str(error))
+            log.warning("kernel_not_adopted", kernel=record.kernel_id, user=record.user, why=str(error))
             return
-        tenant = self._tenants[record.kernel_id] = Tenant(kernel, manager, record)
-        log.info("kernel_adopted", user=record.user, kernel=record.kernel_id, epoch=epoch, boot=boot)
+        tenant = self._tenants[record.kernel_id] = Tenant(self._kernel(record.kernel_id, record.user), manager, record)
         self._spawn(self._bring_up(tenant, running=True), "adopt")
 
     async def _claim_again(self, tenant: Tenant) -> None:
@@ -294,18 +310,24 @@ class House:
         """Connect to the process of `tenant`; `running`: another owner may be connected to it until we are."""
         kernel, kernel_id = tenant.kernel, tenant.record.kernel_id
         info = dict(tenant.manager.get_connection_info())
+        epoch, boot = self._rule.claim()
+
+        async def claim() -> None:
+            await self._nursery.claim(kernel_id, epoch, boot, quiet=True)
+
         try:
-            epoch, boot = self._rule.claim()
-            tenant.record = await self._nursery.claim(kernel_id, epoch, boot, quiet=True)
-            if tenant.record.exit:
-                kernel.process_exited(f"The kernel ended: {tenant.record.exit.reason}.")
-                return
-            if running and is_bound(info):
-                await kernel.attach_running(self._context, info)
-            else:
-                await kernel.attach_new(self._context, info, self._options.start_timeout_s)
-            await self._nursery.claim(kernel_id, epoch, boot)  # from here on the owner before us is told to let go
-        except ClaimRefused as error:
+            async with self._adoptions:
+                tenant.record = await self._nursery.get(kernel_id)
+                if tenant.record.exit:
+                    kernel.process_exited(f"The kernel ended: {tenant.record.exit.reason}.")
+                elif running and is_bound(info):
+                    await kernel.attach_running(self._context, info, claim)
+                else:
+                    await claim()
+                    await kernel.attach_new(self._context, info, self._options.start_timeout_s)
+                await self._nursery.claim(kernel_id, epoch, boot)  # now the owner before us lets go
+            log.info("kernel_attached", user=kernel.user, kernel=kernel_id, epoch=epoch, boot=boot, adopted=running)
+        except (ClaimRefused, KernelMoved) as error:
             self._note_refusal(error)
             self._let_go(kernel_id, str(error))
         except KernelsError as error:

@@ -102,11 +102,17 @@ class Lifecycle:
         return [Fail(request, reason) for request in lost]
 
     def restarting(self, reason: str) -> list[Action]:
-        """Somebody asked for a restart: requests in flight end with the old process."""
+        """Somebody asked for a restart: requests in flight end with the old process; earlier deaths are forgotten."""
+        self._deaths = 0
         return [*self._fail_all(reason), *self._enter("restarting", reason)]
 
     def exited(self, reason: str, now_s: float) -> list[Action]:
-        """The process ended by itself: answer what waits, then start again, unless it keeps dying."""
+        """The process ended by itself: answer what waits, then start again, unless it keeps dying.
+
+        Of one that was given up the end is no news: everybody was told that it is dead, and it stays so.
+        """
+        if self.phase == "dead":
+            return self._fail_all(reason)
         was_stable = self.phase == "alive" and now_s - self._born_s > STABLE_S
         self._deaths = 1 if was_stable else self._deaths + 1
         hopeless = self.phase == "starting" or self._deaths > RESTART_LIMIT

@@ -43,11 +43,19 @@ class ClaimLost:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimWanted:
+    """Another owner is about to take a kernel of this worker's: write no more to it, then call `yielded`."""
+
+    kernel_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class NurseryBack:
     """The connection is there again. What happened meanwhile was not told: claim and list again."""
 
 
-Event = KernelExited | ClaimLost | NurseryBack
+Event = KernelExited | ClaimLost | ClaimWanted | NurseryBack
 Watcher = Callable[[KernelRecord | None], None]
 
 
@@ -65,7 +73,7 @@ class NurseryClient:
         on_event: Callable[[Event], None],
         *,
         wait_s: float = 5.0,
-        answer_s: float = 30.0,
+        answer_s: float = 10.0,
     ) -> None:
         self._socket_path = socket_path
         self._who = who
@@ -123,11 +131,15 @@ class NurseryClient:
     async def claim(self, kernel_id: str, epoch: int, boot: str, *, quiet: bool = False) -> KernelRecord:
         """Makes this worker the kernel's owner; the former one gets ClaimLost.
 
-        `quiet`: not yet. The former owner goes on serving while this one connects, and a second claim, not
-        quiet, ends that. Raises UnknownKernel, and ClaimRefused for an epoch below the highest seen or for
-        that epoch from another boot.
+        `quiet`: not yet. The former owner gets ClaimWanted, and passes on what the kernel sends while this one
+        connects; a second claim, not quiet, ends that. Returns when the former owner has yielded (0.5 s at most).
+        Raises UnknownKernel, and ClaimRefused for an epoch below the highest seen or for that epoch from another boot.
         """
         return await self._record("claim", kernel_id=kernel_id, epoch=epoch, boot=boot, quiet=quiet)
+
+    async def yielded(self, kernel_id: str) -> None:
+        """Answers ClaimWanted: this worker writes no more to the kernel."""
+        await self._call("yielded", kernel_id=kernel_id)
 
     async def note(self, kernel_id: str, notes: dict[str, Any]) -> KernelRecord:
         """Replaces the notes kept with the kernel (at most 64 KiB). Raises UnknownKernel, BadRequest."""
@@ -192,7 +204,7 @@ class NurseryClient:
                 link = await self._greet()
             except (OSError, LinkLost, KernelsError) as error:
                 if not told:
-                    log.warning("nursery_away", who=self._who, error=str(error))
+                    log.warning("nursery_away", who=self._who, error=str(error) or type(error).__name__)
                 told = True
                 self._tried.set()
                 await asyncio.sleep(pause_s)
@@ -206,7 +218,7 @@ class NurseryClient:
     async def _greet(self) -> Link:
         link = await Link.open(self._socket_path, self._heard)
         try:
-            await link.ask("hello", {"who": self._who}, self._answer_s)
+            await link.ask("hello", {"who": self._who}, self._wait_s)
         except BaseException:
             await link.close()
             raise
@@ -242,6 +254,8 @@ class NurseryClient:
             self._emit(KernelExited(record))
         elif message["event"] == "claim_lost":
             self._emit(ClaimLost(message["kernel_id"], message["epoch"]))
+        elif message["event"] == "claim_wanted":
+            self._emit(ClaimWanted(message["kernel_id"], message["epoch"]))
 
     def _wake(self, kernel_id: str, record: KernelRecord | None) -> None:
         for watcher in list(self._watchers.get(kernel_id, ())):

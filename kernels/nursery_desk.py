@@ -24,10 +24,13 @@ from kernels.errors import BadRequest, KernelsError, SpawnRefused
 from kernels.nursery_state import Kernels
 from kernels.records import KernelRecord, SpawnOrder, checked_kernel_id, checked_notes, number_of, text_of
 
+YIELD_S = 0.5
+"""How long a new owner waits for the former one to write no more. One that lives needs milliseconds."""
+
 UNSENT_BYTES = 64 * 1024 * 1024
 """A worker that lets more than this pile up unread is disconnected. It comes back and lists anew."""
 
-TRIM_S, SWEEP_S = 1.0, 60.0
+TRIM_S, SWEEP_S = 0.5, 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +66,7 @@ class Desk:
         self._kernels = Kernels(runtime / "k", self._kernel_exited)
         self._visitors: set[Visitor] = set()
         self._holders: dict[str, tuple[str, Visitor]] = {}
+        self._yields: dict[str, asyncio.Event] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self._grace: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
@@ -74,6 +78,7 @@ class Desk:
             "get": self._get,
             "signal": self._signal,
             "claim": self._claim,
+            "yielded": self._yielded,
             "note": self._note,
             "end": self._end,
             "status": self._status,
@@ -215,12 +220,27 @@ class Desk:
     async def _claim(self, visitor: Visitor, request: Answer) -> Answer:
         kernel_id, epoch, boot = _kernel_id(request), number_of(request, "epoch"), text_of(request, "boot")
         record = self._kernels.claim(kernel_id, epoch, boot)
-        if request.get("quiet") is not True:
-            held = self._holders.get(kernel_id)
+        held = self._holders.get(kernel_id)
+        if request.get("quiet") is True:
+            if held is not None and held[0] != boot:
+                await self._ask_to_yield(kernel_id, epoch, held[1])
+        else:
             if held is not None and held[0] != boot:
                 held[1].tell({"event": "claim_lost", "kernel_id": kernel_id, "epoch": epoch})
             self._holders[kernel_id] = (boot, visitor)
         return {"record": record.to_json()}
+
+    async def _ask_to_yield(self, kernel_id: str, epoch: int, holder: Visitor) -> None:
+        """Returns once the former owner writes no more to the kernel, or is too slow (hung, or gone) to say so."""
+        yielded = self._yields[kernel_id] = asyncio.Event()
+        holder.tell({"event": "claim_wanted", "kernel_id": kernel_id, "epoch": epoch})
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(yielded.wait(), 0 if holder.writer.is_closing() else YIELD_S)
+
+    async def _yielded(self, visitor: Visitor, request: Answer) -> Answer:
+        if waiting := self._yields.pop(_kernel_id(request), None):
+            waiting.set()
+        return {}
 
     async def _note(self, visitor: Visitor, request: Answer) -> Answer:
         record = self._kernels.note(_kernel_id(request), checked_notes(request.get("notes")))
@@ -230,6 +250,7 @@ class Desk:
         kernel_id = _kernel_id(request)
         await self._kernels.end(kernel_id, text_of(request, "reason"))
         self._holders.pop(kernel_id, None)
+        self._yields.pop(kernel_id, None)
         log.info("kernel_ended", kernel=kernel_id, reason=request["reason"], who=visitor.who)
         return {}
 
@@ -267,9 +288,7 @@ async def _next_line(reader: asyncio.StreamReader) -> bytes:
         return await reader.readuntil(b"\n")
     except asyncio.IncompleteReadError as error:
         if error.partial:
-            raise BadRequest(
-                f"the connection ended within a line, after {len(error.partial)} bytes"
-            ) from None
+            raise BadRequest(f"the connection ended within a line, after {len(error.partial)} bytes") from None
         return b""
     except asyncio.LimitOverrunError:
         raise BadRequest(f"a line of more than {nursery_wire.LINE_BYTES} bytes") from None

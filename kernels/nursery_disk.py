@@ -54,9 +54,9 @@ def _load(path: Path) -> KernelRecord:
 
 
 def open_log(directory: Path) -> int:
-    """The kernel's log, opened for appending. Replaces whatever else a kernel has put in its place."""
+    """The kernel's log, empty, opened for appending. Replaces whatever else a kernel has put in its place."""
     path = directory / LOG
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     if path.is_symlink() or (path.exists() and not path.is_file()):
         path.unlink()
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)

@@ -20,7 +20,7 @@ from kernels import bounded_log, nursery_disk, processes
 from kernels.errors import ClaimRefused, KernelStuck, SpawnRefused, UnknownKernel
 from kernels.records import Exit, KernelRecord, SpawnOrder, checked_notes, now_utc
 
-KILL_S = 5.0
+KILL_S = 4.0
 """How long a killed process may take to be gone. Our figure: only one waiting for a dead disk takes long."""
 
 EARLY_S = 30.0
@@ -180,9 +180,7 @@ class Kernels:
         if pidfd is not None:
             self._watch(ward, pidfd)
             return
-        if (
-            processes.start_ticks(pid) is None
-        ):  # not used again, so the group, if there is one, is still its own
+        if processes.start_ticks(pid) is None:  # not used again, so the group, if there is one, is still its own
             processes.kill_group(pid)
         self._keep(ward, replace(ward.record, state="exited", exit=Exit.of_status(None)))
         ward.exited.set()
@@ -229,20 +227,18 @@ class Kernels:
             try:
                 await asyncio.wait_for(ward.exited.wait(), KILL_S)
             except TimeoutError:
-                raise KernelStuck(
-                    f"process {ward.record.pid} is still there {KILL_S:g} s after SIGKILL"
-                ) from None
+                raise KernelStuck(f"process {ward.record.pid} is still there {KILL_S:g} s after SIGKILL") from None
         if ward.emptied is not None:
             await asyncio.shield(ward.emptied)
 
 
 async def _group_gone(group: int) -> None:
-    """Returns once no process of the killed group is left, zombies included. Raises KernelStuck.
+    """Returns once no process of the killed group is left. Raises KernelStuck.
 
     It asks again and again: no descriptor tells when a group has become empty.
     """
     end = time.monotonic() + KILL_S
-    while processes.group_exists(group):
+    while processes.group_lives(group):
         if time.monotonic() > end:
             raise KernelStuck(f"processes of group {group} are still there {KILL_S:g} s after SIGKILL")
         await asyncio.sleep(GROUP_PAUSE_S)

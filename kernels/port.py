@@ -8,24 +8,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
+import structlog
 import zmq
 
 from kernels.errors import PortLost
 
+log = structlog.get_logger(__name__)
+
 # libzmq's descriptor is edge-triggered: it must be drained. A kernel that prints for ever must not keep the loop
 # from everybody else meanwhile, so a drain ends after this many messages and goes on at the loop's next turn.
 MESSAGES_PER_TURN: Final = 64
+# `drain_all` does not yield. What a kernel sends faster than it is read must not hold the loop for ever.
+DRAIN_ALL_MESSAGES: Final = 64 * 1024
+# A SUB that may not reconnect (-1) throws away what it has received and not yet handed over when its peer ends:
+# a kernel's last words. One that would reconnect keeps it, so it is told to, on a day that does not come.
+NEVER_MS: Final = 7 * 24 * 3600 * 1000
 LINGER_MS: Final = 1000  # what was handed to a socket still reaches the kernel when the socket is closed
 
 
 class Port:
-    """A connected DEALER or SUB. `on_message(parts)` is called for every message, on the event loop."""
+    """A connected DEALER or SUB. `on_message(parts)` is called for every message, on the event loop.
+
+    Raises PortLost when there can be no such socket (too many of them, an address that is too long).
+    """
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: zmq.Context[Any],
         kind: int,
         endpoint: str,
         on_message: Callable[[list[bytes]], None],
@@ -35,12 +46,30 @@ class Port:
     ) -> None:
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
-        self._socket = context.socket(kind)
+        self._draining = False  # whether a turn is scheduled: a second chain of turns would double the share
+        self._failed = False
+        self._writable: asyncio.Future[None] = self._loop.create_future()
+        try:
+            # Whatever the context is for: a socket of zmq.asyncio's returns futures.
+            self._socket = context.socket(kind, socket_class=zmq.Socket)
+        except zmq.ZMQError as error:
+            raise PortLost(f"there is no socket for {endpoint}: {error}") from error
+        try:
+            self._connect(kind, endpoint, identity, reconnect_ms)
+        except zmq.ZMQError as error:
+            self._socket.close()
+            raise PortLost(f"no socket can be connected to {endpoint}: {error}") from error
+        self._fd = int(self._socket.getsockopt(zmq.FD))
+        self._loop.add_reader(self._fd, self.drain)
+        self._drain_soon()
+
+    def _connect(self, kind: int, endpoint: str, identity: bytes, reconnect_ms: int) -> None:
         self._socket.linger = LINGER_MS
         self._socket.rcvhwm = 0  # a high-water mark loses output silently; the backlog is what bounds memory
         self._socket.sndhwm = 0
         # -1: a socket whose identity was taken over must not come back and take it again.
-        self._socket.setsockopt(zmq.RECONNECT_IVL, reconnect_ms)
+        never = NEVER_MS if kind == zmq.SUB else -1
+        self._socket.setsockopt(zmq.RECONNECT_IVL, reconnect_ms if reconnect_ms >= 0 else never)
         if identity:
             self._socket.setsockopt(zmq.IDENTITY, identity)
         if kind == zmq.SUB:
@@ -48,10 +77,6 @@ class Port:
         elif reconnect_ms < 0:
             self._socket.setsockopt(zmq.IMMEDIATE, 1)  # without a peer a send fails, instead of waiting for ever
         self._socket.connect(endpoint)
-        self._writable: asyncio.Future[None] = self._loop.create_future()
-        self._fd = int(self._socket.getsockopt(zmq.FD))
-        self._loop.add_reader(self._fd, self.drain)
-        self._loop.call_soon(self.drain)
 
     @property
     def closed(self) -> bool:
@@ -59,11 +84,16 @@ class Port:
         return bool(self._socket.closed)
 
     async def connected(self) -> None:
-        """Return once the socket has its peer (a DEALER of ours takes no message before)."""
+        """Return once the socket has its peer (a DEALER of ours takes no message before); PortLost if it is closed."""
         await asyncio.shield(self._writable)
 
     def send(self, parts: Sequence[bytes]) -> None:
-        """Hand one message to the socket; raise PortLost when there is no peer (any more)."""
+        """Hand one message to the socket; raise PortLost when there is no peer (any more).
+
+        A DEALER whose identity was taken over is *not* told: libzmq 4.3.5's ROUTER drops its pipe and leaves the
+        connection open, so that what is sent is taken here and never read there. Who owns a kernel must hear that
+        it has lost it in another way.
+        """
         if self._socket.closed:
             raise PortLost("the socket is closed")
         try:
@@ -72,7 +102,7 @@ class Port:
             raise PortLost(f"the kernel's socket took no message: {error}") from error
         # Sending handles pending events inside libzmq and can thereby swallow the edge that announces a message.
         if self._events() & zmq.POLLIN:
-            self._loop.call_soon(self.drain)
+            self._drain_soon()
 
     def drain(self) -> None:
         """Deliver what has arrived, up to a turn's share."""
@@ -82,15 +112,17 @@ class Port:
             try:
                 parts = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                if not self._writable.done() and self._events() & zmq.POLLOUT:
-                    self._writable.set_result(None)
-                return
-            self._on_message(parts)
-        self._loop.call_soon(self.drain)
+                if not self._anything_new():
+                    return
+                continue
+            self._hand_up(parts)
+        self._drain_soon()
 
     def drain_all(self) -> None:
         """Deliver all that has arrived by now (used once, before the socket is given up)."""
-        while not self._socket.closed and self._events() & zmq.POLLIN:
+        for _ in range(DRAIN_ALL_MESSAGES // MESSAGES_PER_TURN):
+            if self._socket.closed or not self._events() & zmq.POLLIN:
+                return
             self.drain()
 
     def close(self) -> None:
@@ -98,7 +130,33 @@ class Port:
         if not self._socket.closed:
             self._loop.remove_reader(self._fd)
             self._socket.close()
-            self._writable.cancel()
+            if not self._writable.done():  # not cancelled: that would cancel whoever waits for it
+                self._writable.set_exception(PortLost("the socket was closed before it was connected"))
+                self._writable.exception()  # seen, also if nobody waits
+
+    def _anything_new(self) -> bool:
+        """Note that there is a peer, when there is. Looking can swallow the edge, as sending can: hence the answer."""
+        events = self._events()
+        if events & zmq.POLLOUT and not self._writable.done():
+            self._writable.set_result(None)
+        return bool(events & zmq.POLLIN)
+
+    def _drain_soon(self) -> None:
+        if not self._draining:
+            self._draining = True
+            self._loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._draining = False
+        self.drain()
+
+    def _hand_up(self, parts: list[bytes]) -> None:
+        try:
+            self._on_message(parts)
+        except Exception:  # a message that cannot be handled must not keep those behind it from being read
+            if not self._failed:
+                self._failed = True
+                log.exception("kernel_message_failed")
 
     def _events(self) -> int:
         return int(self._socket.getsockopt(zmq.EVENTS))

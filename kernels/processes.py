@@ -20,8 +20,8 @@ from kernels.records import SpawnOrder
 
 _PR_SET_CHILD_SUBREAPER = 36
 _OOM_FIRST = b"1000"
-_STATE, _SESSION, _STARTED, _EXIT_CODE = 0, 3, 19, 49
-"""Places in /proc/<pid>/stat after the command's name: fields 3, 6, 22 and 52 of proc(5)."""
+_STATE, _GROUP, _SESSION, _STARTED, _EXIT_CODE = 0, 2, 3, 19, 49
+"""Places in /proc/<pid>/stat after the command's name: fields 3, 5, 6, 22 and 52 of proc(5)."""
 
 _SOFT_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
@@ -91,13 +91,17 @@ def kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def group_exists(group: int) -> bool:
-    """Whether a process of the group is left, be it a zombie."""
+def group_lives(group: int) -> bool:
+    """Whether a process of the group is left that is not a mere zombie.
+
+    Zombies do not count: whose child they are is to wait for them, and not every PID 1 does so soon.
+    """
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
         return False
-    return True
+    wanted = b"%d" % group
+    return any(found[_GROUP] == wanted and found[_STATE] not in b"ZX" for _, found in _all_stats())
 
 
 def ended_child() -> int | None:
@@ -112,17 +116,10 @@ def ended_child() -> int | None:
 def leaders_naming(directory: Path) -> Iterator[int]:
     """Session leaders whose command line names a file in `directory`: kernels that no record knows."""
     needle = os.fsencode(directory) + b"/"
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        found = _stat(int(entry.name))
+    for pid, found in _all_stats():
         with contextlib.suppress(OSError):
-            if (
-                found
-                and found[_SESSION] == entry.name.encode()
-                and needle in (entry / "cmdline").read_bytes()
-            ):
-                yield int(entry.name)
+            if int(found[_SESSION]) == pid and needle in Path(f"/proc/{pid}/cmdline").read_bytes():
+                yield pid
 
 
 def launch(order: SpawnOrder, log_fd: int, keep: Callable[[int, int], None]) -> int:
@@ -218,3 +215,9 @@ def _stat(pid: int) -> list[bytes] | None:
     except OSError:
         return None
     return text.rpartition(b")")[2].split()
+
+
+def _all_stats() -> Iterator[tuple[int, list[bytes]]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (found := _stat(int(entry.name))):
+            yield int(entry.name), found

@@ -181,9 +181,7 @@ class NurseryProvisioner(KernelProvisionerBase):
     def _gone(self) -> None:
         """Somebody else has ended it, and its record with it."""
         if self.record is not None and self.record.exit is None:
-            self.record = replace(
-                self.record, state="exited", exit=Exit(None, None, "ended by somebody else")
-            )
+            self.record = replace(self.record, state="exited", exit=Exit(None, None, "ended by somebody else"))
         self._exited.set()
 
     async def _undo(self, why: str) -> None:

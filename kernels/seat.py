@@ -1,7 +1,7 @@
 """A client's place at a kernel: a cursor into its backlog, and a way to send.
 
-Owns one client's reading position. `frames` is what a transport loops on; it never buffers, so a client that reads slowly only falls behind in the
-backlog, and when that has gone on without it, is told how much it missed.
+Owns one client's reading position. `frames` is what a transport loops on; it never buffers, so a client that reads
+slowly only falls behind in the backlog, and when that has gone on without it, is told how much it missed.
 """
 
 from __future__ import annotations

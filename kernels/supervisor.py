@@ -109,10 +109,13 @@ class Supervisor:
         self._poll.register(pidfd, select.POLLIN)
         told = False
         try:
-            while not self._ended(pidfd):
+            while True:
+                # Before waiting: a signal that comes from here on has written to the pipe and ends the wait.
                 if self._stopping and not told:
                     signal.pidfd_send_signal(pidfd, signal.SIGTERM)
                     told = True
+                if self._ended(pidfd):
+                    break
                 self._reap(pid)
         finally:
             self._poll.unregister(pidfd)
@@ -130,9 +133,7 @@ class Supervisor:
     def _code_of(self, pid: int) -> int | None:
         try:
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        except (
-            ChildProcessError
-        ):  # found, not started here: in good order it removes its socket, killed it cannot
+        except ChildProcessError:  # found, not started here: in good order it removes its socket, killed it cannot
             return 0 if not nursery_wire.socket_path(self._runtime).exists() else None
 
     def _reap(self, nursery: int) -> None:

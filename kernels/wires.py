@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ import structlog
 import zmq
 from jupyter_client.session import DELIM, Session
 
-from kernels.errors import KernelSilent
+from kernels.errors import KernelSilent, PortLost
 from kernels.port import Port
 
 log = structlog.get_logger(__name__)
@@ -31,6 +32,7 @@ SCOUT_RECONNECT_MS: Final = 5  # libzmq's 100 ms would be paid by every start, f
 WELCOME_WAIT_S: Final = 0.1  # ipykernel >= 7.2 welcomes a subscriber within milliseconds
 SUBSCRIBE_TRIES: Final = 20
 CONNECT_WAIT_S: Final = 5.0
+SETTLE_S: Final = 0.2
 
 
 def is_bound(connection_info: dict[str, Any]) -> bool:
@@ -80,20 +82,18 @@ class Wires:
         """
         self._ports["iopub"] = self._port(zmq.SUB, "iopub")
         scout: Port | None = None
-        try:
-            for _ in range(SUBSCRIBE_TRIES):
-                try:
-                    async with asyncio.timeout(WELCOME_WAIT_S):
-                        await self._iopub_seen.wait()
-                    return self._raise_if_closed()
-                except TimeoutError:
-                    scout = scout or self._scout("control")
-                    self._send_probe(scout, {}, lambda: None)
-        finally:
-            if scout:
-                scout.close()
+        for _ in range(SUBSCRIBE_TRIES):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WELCOME_WAIT_S):
+                    await self._iopub_seen.wait()
+                    break
+            scout = scout or self._scout("control")
+            self._send_probe(scout, {}, lambda: None)
+        else:
+            log.warning("iopub_not_confirmed", endpoint=self._endpoint("iopub"))
+        if scout:
+            scout.close()
         self._raise_if_closed()
-        log.warning("iopub_not_confirmed", endpoint=self._endpoint("iopub"))
 
     async def connect(self) -> None:
         """Connect shell, control and stdin under the owner's identity, taking it from whoever has it."""
@@ -115,6 +115,18 @@ class Wires:
         """Send a request of our own behind all that is queued on `channel`; its reply calls `on_reply`."""
         extra = {"subshell_id": subshell} if subshell else {}
         self._send_probe(self._ports[channel], extra, on_reply)
+
+    async def settle(self) -> None:
+        """Return when what was written before has left for the kernel.
+
+        One thread of libzmq writes all sockets in order, so the reply to a request on the control channel, sent after
+        it, shows that. A kernel that does not serve control while it is busy is given `SETTLE_S`.
+        """
+        answered = asyncio.Event()
+        with suppress(TimeoutError, PortLost):
+            async with asyncio.timeout(SETTLE_S):
+                self.probe("control", answered.set)
+                await answered.wait()
 
     def drain(self) -> None:
         """Deliver what has arrived by now."""

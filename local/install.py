@@ -21,7 +21,7 @@ from local.paths import ROOT, VENV
 CONSTRAINTS = ROOT / "constraints.txt"
 _STAMP = VENV / "kernelring-installed.json"
 _EGG_INFO = ROOT / "kernelring.egg-info"
-_SHOWN = ("Downloading ", "Using cached ", "Building ", "Installing collected ")
+_SHOWN = ("Downloading ", "Using cached ", "Installing collected ")
 
 
 class InstallError(Exception):

@@ -40,9 +40,7 @@ class LaunchError(Exception):
 def main() -> int:
     """Run until Ctrl-C or until gunicorn ends; the exit code is gunicorn's, 0 after Ctrl-C."""
     if sys.argv[1:]:
-        say(
-            "local/run takes no arguments; settings are environment variables (see README), such as PORT=8001"
-        )
+        say("local/run takes no arguments; settings are environment variables (see README), such as PORT=8001")
         return 2
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)  # from here on they are waited for, never handled
     try:
@@ -120,9 +118,10 @@ def _redis(environ: dict[str, str], runtime: Path) -> OwnRedis | None:
 
 
 def web_command() -> list[str]:
-    """The production command: the `web:` line of Procfile."""
+    """The production command: the `web:` line of Procfile, without the `exec` that is meant for its shell."""
     lines = (ROOT / "Procfile").read_text().splitlines()
-    return next(shlex.split(line.removeprefix("web:")) for line in lines if line.startswith("web:"))
+    line = next(each.removeprefix("web:").strip() for each in lines if each.startswith("web:"))
+    return shlex.split(line.removeprefix("exec "))
 
 
 def _spawn(command: list[str], environ: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -137,9 +136,7 @@ def _wait(timeout_s: float) -> int | None:
     return found.si_signo if found else None
 
 
-def _watch(
-    server: subprocess.Popen[bytes], redis: OwnRedis | None, port: int, environ: dict[str, str]
-) -> int:
+def _watch(server: subprocess.Popen[bytes], redis: OwnRedis | None, port: int, environ: dict[str, str]) -> int:
     """Until a stop is asked for or gunicorn ends; says the address once the server is ready."""
     ready, complain_at = False, time.monotonic() + 15
     while True:

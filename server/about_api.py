@@ -36,7 +36,7 @@ async def status(request: web.Request) -> web.Response:
 
 
 async def me(request: web.Request) -> web.Response:
-    """`GET /api/me?permissions={…}`: who I am, and which of the permissions asked for I have (all: it is my own server)."""
+    """`GET /api/me?permissions={…}`: who I am, and which of the permissions asked for I have (all: it is my own)."""
     user = request[USER]
     asked = request.query.get("permissions", "{}")
     try:

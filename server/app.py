@@ -89,9 +89,7 @@ async def create_app() -> web.Application:
 
 def build_app(settings: Settings, host: Host) -> web.Application:
     """Put the application together. Nothing is connected before it starts."""
-    redis = Redis.from_url(
-        settings.redis_url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
-    )
+    redis = Redis.from_url(settings.redis_url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S)
     app = web.Application(client_max_size=settings.max_body_mib * 2**20)
     app[app_keys.SETTINGS] = settings
     app[app_keys.STATUS] = status.Status()
@@ -101,12 +99,16 @@ def build_app(settings: Settings, host: Host) -> web.Application:
     address = host.workers_dir / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
     generation = ARBITER.generation
     candidate = Candidate(host.id, str(address), generation, ARBITER.n_slots, os.getpid())
-    peers = Peers(host.secret, lambda member: membership.suspect(member))
+    peers = Peers(host.secret, lambda member: membership.suspect(member))  # noqa: PLW0108 - it is made below
     membership = Membership(
         Registry(redis, host.id, settings.lease_s), candidate, settings.beat_s, settings.lease_s, peers.probe
     )
     ownership = Ownership(membership)
-    nursery = NurseryClient(host.nursery_socket, f"worker-{os.getpid()}", lambda event: house.on_event(event))
+    nursery = NurseryClient(
+        host.nursery_socket,
+        f"worker-{os.getpid()}",
+        lambda event: house.on_event(event),  # noqa: PLW0108 - it is made below
+    )
     context: zmq.Context[Any] = zmq.Context()
     context.set(zmq.MAX_SOCKETS, ZMQ_SOCKETS)
     options = HouseOptions(host.kernels_dir, settings.backlog_mib * 2**20, settings.kernel_start_s)
@@ -170,17 +172,16 @@ def build_app(settings: Settings, host: Host) -> web.Application:
 async def drain(app: web.Application, *, generation: int) -> None:
     """Stop in this order, so that nobody notices: say so, leave the ring, hand the kernels over, send the clients away.
 
-    In a reload the ring is left by being replaced: a worker that went before its successor is there would move its users to others, and
-    then once more. Ends within `SUPERSEDED_S + HAND_OVER_S`, below gunicorn's graceful timeout: a stream still open then
-    would be cut with SIGKILL, and nothing after it would run.
+    In a reload the ring is left by being replaced: a worker that went before its successor is there would move its
+    users to others, and then once more. Ends within `SUPERSEDED_S + HAND_OVER_S`, below gunicorn's graceful timeout:
+    a stream still open then would be cut with SIGKILL, and nothing after it would run.
     """
     app[app_keys.STATUS].draining = True
     membership, house = app[app_keys.MEMBERSHIP], app[app_keys.HOUSE]
     if ARBITER.generation > generation:
         await _superseded(membership)
     await membership.leave()
-    if membership.ring.members:
-        await house.handed_over(HAND_OVER_S)
+    await house.handed_over(HAND_OVER_S, lambda: bool(membership.ring.members))
     house.drop_all("this worker stops")
     await close_sockets(app)
     log.info("worker_drained", kernels_left=house.holding)

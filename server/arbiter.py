@@ -1,7 +1,7 @@
 """What gunicorn's arbiter tells the workers that it forks.
 
-The arbiter writes `ARBITER` before each fork; a worker reads it once, in `create_app`. `n_slots` is the worker's own copy
-from then on. `generation` lies in memory that arbiter and workers share, so a worker that is asked to end can see
+The arbiter writes `ARBITER` before each fork; a worker reads it once, in `create_app`. `n_slots` is the worker's own
+copy from then on. `generation` lies in memory that arbiter and workers share, so a worker that is asked to end can see
 whether newer ones are on their way to take its place (a reload) or not.
 """
 

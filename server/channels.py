@@ -1,7 +1,7 @@
 """The channels WebSocket of a client, as its entry worker serves it.
 
-Owns the client's socket, its framing, the id of the last message that it got and the requests that wait for a reply: what is needed to
-carry on with another owner while the client's socket stays open. Never looks at what cells do.
+Owns the client's socket, its framing, the id of the last message that it got and the requests that wait for a reply:
+what is needed to carry on with another owner while the client's socket stays open. Never looks at what cells do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from kernels.attached import Resume
 from kernels.errors import KernelGone, KernelMoved, MalformedFrame, UnknownKernel
 from server import app_keys
 from server.api_errors import ApiError, api_error
-from server.links import Link, LocalLink, PeerLink, dump_resume
+from server.links import MAX_REASON, Link, LocalLink, Outgoing, PeerLink
+from server.owned import ENTRY_HEADER, OWNER_HEADER
 from server.ownership import unavailable
 from server.request_keys import REQUEST_ID, USER
 from sharding.errors import PeerLost, PeerRefused
@@ -30,6 +31,9 @@ from sharding.member import Member
 log = structlog.get_logger(__name__)
 
 PING_S: Final = 30.0  # as jupyter_server; an unanswered ping ends the connection
+CLOSE_S: Final = (
+    2.0  # a client that does not answer our close is not waited for any longer: a stopping worker has others
+)
 MAX_CLIENT_ID: Final = 128
 # What JupyterLab makes of a close: 1000 and 1001 mean "do not come back", all others "reconnect" (FACTS: lab >= 4.6).
 CLOSE_RESTARTING: Final = WSCloseCode.SERVICE_RESTART
@@ -58,6 +62,7 @@ class Conversation:
         self._socket = web.WebSocketResponse(
             protocols=(framing.V1_SUBPROTOCOL,),
             heartbeat=PING_S,
+            timeout=CLOSE_S,
             max_msg_size=self._options.max_message_mib * 2**20,
             compress=False,
         )
@@ -67,6 +72,7 @@ class Conversation:
         # old owner, the link is renewed and tells the new owner of it, the old one refuses it, and it is sent again to
         # the new one, which has declared it lost.
         self._switch = asyncio.Lock()
+        self._again: list[Outgoing] = []
         self._pending: dict[str, tuple[str, dict[str, Any]]] = {}
         self._last: bytes | None = None
         self._heard_at = datetime.now(UTC)
@@ -99,12 +105,22 @@ class Conversation:
     # -- the link -------------------------------------------------------------------------------------------------
 
     async def link_up(self) -> None:
-        """Find the owner and take a seat there. Raises ApiError (404, 503)."""
+        """Find the owner and take a seat there; send what the owner before was sent and has not taken.
+
+        Raises ApiError (404, 503); KernelMoved or PeerLost when the new link ends at once.
+        """
         self._linked.clear()
         async with self._switch:
+            if self._link:
+                self._again[:0] = self._link.leftover()
+            for _, header in self._again:
+                self._pending.pop(header["msg_id"], None)
             await self.close()
             ownership = self._request.app[app_keys.OWNERSHIP]
             self._link = await ownership.at_owner(self._user, self._seat_here, self._seat_there)
+            while self._again:
+                await self._give(self._link, *self._again[0])
+                del self._again[0]
             self._linked.set()
 
     def _resume(self) -> Resume:
@@ -117,9 +133,11 @@ class Conversation:
     async def _seat_here(self) -> Link:
         try:
             tenant = await self._request.app[app_keys.HOUSE].get(self._user, self._kernel_id)
-        except UnknownKernel as unknown:
-            raise api_error(404, f"Kernel does not exist: {self._kernel_id}") from unknown
-        return LocalLink(await tenant.kernel.take_seat(self._resume()))
+            seat = await tenant.kernel.take_seat(self._resume())
+        except (UnknownKernel, KernelGone) as gone:
+            raise self._unknown() from gone
+        self._name_workers(self._request.app[app_keys.MEMBERSHIP].me)
+        return LocalLink(seat)
 
     async def _seat_there(self, owner: Member, epoch: int) -> Link:
         peers = self._request.app[app_keys.PEERS]
@@ -128,12 +146,22 @@ class Conversation:
         try:
             socket = await peers.websocket(owner, path, user=self._user, request_id=request_id, epoch=epoch)
         except PeerRefused as refused:
-            raise _refusal(refused, self._kernel_id) from refused
+            raise (self._unknown() if refused.status == 404 else unavailable(refused)) from refused
         try:
-            await socket.send_str(dump_resume(self._resume()))
-        except ConnectionError as error:
-            raise PeerLost(str(error)) from error
-        return PeerLink(socket)
+            link = await PeerLink.seated(socket, self._resume())
+        except KernelGone as gone:
+            raise self._unknown() from gone
+        self._name_workers(owner)
+        return link
+
+    def _name_workers(self, owner: Member | None) -> None:
+        """Have the answer to the client's handshake say who serves it; it has gone out before any later owner."""
+        me = self._request.app[app_keys.MEMBERSHIP].me
+        self._socket.headers[ENTRY_HEADER] = me.name if me else "none"
+        self._socket.headers[OWNER_HEADER] = owner.name if owner else "none"
+
+    def _unknown(self) -> ApiError:
+        return api_error(404, f"Kernel does not exist: {self._kernel_id}")
 
     # -- from the client ------------------------------------------------------------------------------------------
 
@@ -145,7 +173,7 @@ class Conversation:
                 message, header = framing.checked(self._frame_of(received.data))
             except MalformedFrame as error:
                 log.warning("frame_refused", user=self._user, kernel=self._kernel_id, why=str(error))
-                reason = f"Malformed message: {error}".encode()[:120]
+                reason = f"Malformed message: {error}".encode()[:MAX_REASON]
                 await self._socket.close(code=WSCloseCode.INVALID_TEXT, message=reason)
                 return
             await self._hand_on(message, header)
@@ -159,24 +187,26 @@ class Conversation:
 
     async def _hand_on(self, message: framing.Message, header: dict[str, Any]) -> None:
         """Give a message to the owner; one that no owner was given yet waits for the next one."""
-        expects_reply = message.channel != "stdin" and header["msg_type"].endswith("_request")
-        while not await self._hand_over(message, header, expects_reply=expects_reply):
-            self._linked.clear()
+        while True:
+            async with self._switch:
+                assert self._link is not None
+                try:
+                    return await self._give(self._link, message, header)
+                except (KernelMoved, PeerLost):
+                    self._linked.clear()
             await self._linked.wait()
 
-    async def _hand_over(self, message: framing.Message, header: dict[str, Any], *, expects_reply: bool) -> bool:
-        async with self._switch:
-            assert self._link is not None
-            if expects_reply:  # before it is sent: the reply may be here before `send` returns
-                self._pending[header["msg_id"]] = (message.channel, header)
-            try:
-                await self._link.send(message, header)
-            except KernelGone:
-                return True  # `_to_client` hears of it too, and tells the client
-            except (KernelMoved, PeerLost):
-                self._pending.pop(header["msg_id"], None)
-                return False
-            return True
+    async def _give(self, link: Link, message: framing.Message, header: dict[str, Any]) -> None:
+        msg_id = header["msg_id"]
+        if message.channel != "stdin" and header["msg_type"].endswith("_request"):
+            self._pending[msg_id] = (message.channel, header)  # before it is sent: the reply may come at once
+        try:
+            await link.send(message, header)
+        except KernelGone:
+            return  # `_to_client` hears of it too, and tells the client
+        except (KernelMoved, PeerLost):
+            self._pending.pop(msg_id, None)
+            raise
 
     # -- to the client --------------------------------------------------------------------------------------------
 
@@ -186,7 +216,7 @@ class Conversation:
             try:
                 frames = await self._link.frames()
             except KernelGone as gone:
-                await self._socket.close(code=WSCloseCode.OK, message=str(gone).encode()[:120])
+                await self._socket.close(code=WSCloseCode.OK, message=str(gone).encode()[:MAX_REASON])
                 return
             except (KernelMoved, PeerLost) as moved:
                 log.info("link_lost", user=self._user, kernel=self._kernel_id, why=str(moved))
@@ -198,21 +228,24 @@ class Conversation:
 
     async def _follow(self) -> bool:
         """Carry on with the next owner; False when there is none in time, and the client was told to come back."""
-        try:
-            await self.link_up()
-        except ApiError as error:
-            gone = error.status == 404
-            code = WSCloseCode.OK if gone else CLOSE_LATER
-            if gone:
-                await self._tell_dead()
-            await self._socket.close(code=code, message=error.message.encode()[:120])
-            return False
+        while True:
+            try:
+                await self.link_up()
+                break
+            except (KernelMoved, PeerLost):
+                continue
+            except ApiError as error:
+                await self._give_up(error)
+                return False
         log.info("link_renewed", user=self._user, kernel=self._kernel_id)
         return True
 
-    async def _tell_dead(self) -> None:
-        frame = framing.server_message("iopub", "status", {"execution_state": "dead"})
-        await self._pass_on(frame)
+    async def _give_up(self, error: ApiError) -> None:
+        gone = error.status == 404
+        if gone:
+            await self._pass_on(framing.server_message("iopub", "status", {"execution_state": "dead"}))
+        code = WSCloseCode.OK if gone else CLOSE_LATER
+        await self._socket.close(code=code, message=error.message.encode()[:MAX_REASON])
 
     async def _pass_on(self, frame: bytes) -> None:
         channel = framing.channel_of(frame)
@@ -225,12 +258,6 @@ class Conversation:
             await (self._socket.send_str(legacy) if isinstance(legacy, str) else self._socket.send_bytes(legacy))
         self._last = frame
         self._heard_at = datetime.now(UTC)
-
-
-def _refusal(refused: PeerRefused, kernel_id: str) -> ApiError:
-    if refused.status == 404:
-        return api_error(404, f"Kernel does not exist: {kernel_id}")
-    return unavailable(refused)
 
 
 async def close_sockets(app: web.Application) -> None:

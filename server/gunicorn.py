@@ -59,11 +59,12 @@ def on_starting(server: Any) -> None:
     _check_reach(server.cfg.address)
     try:
         host = Host.open(_settings.runtime_dir)
+        host.sweep_sockets()
         _raise_descriptor_limit()
         ensure_nursery(host.runtime, _settings.nursery_grace_s, NURSERY_START_S)
     except (HostError, NurseryUnavailable) as problem:
         _refuse(problem)
-    server.kernelring_host = host.id
+    server.kernelring_host = host
     ARBITER.generation = time.time_ns()
     if not (_settings.jwt_secret or _settings.jwks_url):
         _log.warning("nobody_can_log_in", why="neither KERNELRING_JWT_SECRET nor KERNELRING_JWKS_URL is set")
@@ -85,9 +86,13 @@ def pre_fork(server: Any, _worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """A worker has ended, however: free its place in the ring at once. An error here would stop gunicorn."""
+    """A worker has ended, however: free its place in the ring at once, and remove the socket that a killed one leaves.
+
+    An error here would stop gunicorn.
+    """
     try:
-        evict_child(_settings.redis_url, server.kernelring_host, worker.pid)
+        evict_child(_settings.redis_url, server.kernelring_host.id, worker.pid)
+        server.kernelring_host.sweep_sockets()
     except Exception:
         _log.exception("child_exit_failed", worker=worker.pid)
 

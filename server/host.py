@@ -1,7 +1,7 @@
 """The runtime directory: one per host and user, with the host's id, its secret and all sockets.
 
-Opening it makes what is missing and refuses what somebody else could have placed there. It never removes
-anything: sockets and kernels belong to whoever made them.
+Opening it makes what is missing and refuses what somebody else could have placed there. The only thing that it
+removes are the sockets of workers that do not run any more; all else belongs to whoever made it.
 """
 
 import os
@@ -50,6 +50,13 @@ class Host:
         except OSError as problem:
             raise HostError(f"The runtime directory {runtime} cannot be used: {problem}.") from problem
         return cls(host_id, secret, runtime, runtime / "nursery.sock", workers_dir, kernels_dir)
+
+    def sweep_sockets(self) -> None:
+        """Remove the sockets (`<pid>-<random>.sock`) of workers that were killed: nobody else would."""
+        for path in self.workers_dir.glob("*-*.sock"):
+            pid = path.name.partition("-")[0]
+            if pid.isdecimal() and not Path("/proc", pid).exists():
+                path.unlink(missing_ok=True)
 
 
 def _check_length(runtime: Path) -> None:

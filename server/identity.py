@@ -45,9 +45,7 @@ def setup_identity(
     `redis` without decode_responses; `session_key` from `derive_session_key`. The caller closes `redis`,
     after the application's own cleanup; the verifier is closed here.
     """
-    sessions = LoginSessions(
-        SessionRecords(redis), key=session_key, hours=hours, guests=guests, behind_tls=behind_tls
-    )
+    sessions = LoginSessions(SessionRecords(redis), key=session_key, hours=hours, guests=guests, behind_tls=behind_tls)
     logins = Logins(verifier, sessions, guests, behind_tls)
     app.middlewares.extend([json_errors, session_middleware(sessions), identity(logins)])
     app.router.add_get("/login", logins.get_login)
@@ -77,9 +75,7 @@ def identity(logins: Logins) -> Middleware:
 def is_public(request: web.Request) -> bool:
     """By the route that will answer, not by the path as written: no spelling of a path slips through."""
     resource = request.match_info.route.resource
-    return resource is not None and (
-        resource.canonical in PUBLIC or resource.canonical.startswith(PUBLIC_UNDER)
-    )
+    return resource is not None and (resource.canonical in PUBLIC or resource.canonical.startswith(PUBLIC_UNDER))
 
 
 def token_of(request: web.Request) -> tuple[str | None, bool]:

@@ -54,7 +54,7 @@ async def start(
     try:
         return await house.create(user, chosen, name, cwd=cwd, env=environment, notes=notes or {})
     except NoSuchKernel as error:
-        sentence = f"The '{name}' kernel is not available. Please pick another suitable kernel instead, or install that kernel."
+        sentence = f"The '{name}' kernel is not available. Pick another one, or install that kernel."
         raise api_error(501, sentence, f"{name} not found") from error
     except DuplicateKernel as error:
         if kernel_id is None:
@@ -76,9 +76,7 @@ async def start_kernel(request: web.Request) -> web.Response:
     kernel_id = text_field(model, "kernel_id")
     if kernel_id is not None and not workdir.is_kernel_id(kernel_id):
         raise api_error(400, "kernel_id must be a UUID")
-    tenant = await start(
-        request, name=text_field(model, "name"), path=text_field(model, "path"), kernel_id=kernel_id
-    )
+    tenant = await start(request, name=text_field(model, "name"), path=text_field(model, "path"), kernel_id=kernel_id)
     location = f"/api/kernels/{tenant.record.kernel_id}"
     return web.json_response(kernel_model(tenant), status=201, headers={"Location": location})
 

@@ -1,16 +1,18 @@
 """From an entry worker to a kernel's seat: in this process, or at a peer over its socket.
 
-Owns the form of the internal WebSocket: first a JSON text with the `Resume`, then binary messages. From the entry worker each is one frame;
-towards it each is a batch, frame after frame with a uint32 (little-endian) length before it. The close code says why
-it ended. Knows nothing of the client's own socket.
+Owns the form of the internal WebSocket. The entry worker begins with a JSON text, the `Resume`; the owner answers with
+a text when the seat is given. Then binary messages: from the entry worker one frame each; towards it a batch each: how
+many messages the owner has taken, then frame after frame with its length (uint32, little-endian, all of them). The
+close code says why it ended. Knows nothing of the client's own socket.
 """
 
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 import aiohttp
 import orjson
@@ -22,8 +24,14 @@ from kernels.framing import Message, pack
 from kernels.seat import Seat
 from sharding.errors import PeerLost
 
+SEATED: Final = "seated"
 CLOSE_MOVED: Final = 4001
 CLOSE_GONE: Final = 4004
+MAX_REASON: Final = 120  # a close frame holds 123 bytes of it
+_NUMBER: Final = struct.Struct("<I")
+
+
+Outgoing = tuple[Message, dict[str, Any]]  # a checked message and its header, as JSON
 
 
 class Link(Protocol):
@@ -34,6 +42,9 @@ class Link(Protocol):
 
     async def send(self, message: Message, header: dict[str, Any]) -> None:
         """Hand one checked message on. Raises the same; then the kernel has not been given it."""
+
+    def leftover(self) -> list[Outgoing]:
+        """After KernelMoved: the messages that the owner was sent and has certainly not handed to the kernel."""
 
     async def close(self) -> None:
         """The client has gone."""
@@ -47,6 +58,10 @@ class LocalLink:
         self.send = seat.send
         self._seat = seat
 
+    def leftover(self) -> list[Outgoing]:
+        """None: what `send` did not raise for is with the kernel."""
+        return []
+
     async def close(self) -> None:
         """Give the seat up; its place is kept for a while."""
         self._seat.leave()
@@ -57,48 +72,93 @@ class PeerLink:
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
+        self._sent = 0
+        self._not_taken: deque[Outgoing] = deque()  # the last of what was sent: the owner says how far it has come
+
+    @classmethod
+    async def seated(cls, socket: aiohttp.ClientWebSocketResponse, resume: Resume) -> Self:
+        """The link over a new connection, once the owner has given the seat. Raises as `frames`.
+
+        Nothing is sent before: what lay unread at an owner that then dies would be of unknown fate.
+        """
+        link = cls(socket)
+        try:
+            await socket.send_str(dump_resume(resume))
+            answer = await socket.receive()
+        except ConnectionError as error:
+            raise PeerLost(str(error)) from error
+        if answer.type is not WSMsgType.TEXT:
+            raise link._ended(answer.extra or "")
+        return link
 
     async def frames(self) -> list[bytes]:
         """The next batch from the peer. Raises KernelMoved, KernelGone or PeerLost."""
         message = await self._socket.receive()
         if message.type is WSMsgType.BINARY:
-            return split(message.data)
-        code, why = self._socket.close_code, message.extra or ""
-        if code == CLOSE_MOVED:
-            raise KernelMoved(why)
-        if code == CLOSE_GONE:
-            raise KernelGone(why)
-        raise PeerLost(f"the connection to the owner ended ({code})")
+            taken, frames = split(message.data)
+            self._has_taken(taken)
+            return frames
+        raise self._ended(message.extra or "")
 
     async def send(self, message: Message, header: dict[str, Any]) -> None:
         """Write one frame. Raises PeerLost when the connection had ended before."""
-        del header
+        if self._socket.closed:
+            raise PeerLost("the connection to the owner has ended")
+        self._sent += 1
+        self._not_taken.append((message, header))
         try:
             await self._socket.send_bytes(pack(message.channel, message.parts))
         except (ConnectionError, aiohttp.ClientError) as error:
+            self._sent -= 1
+            self._not_taken.pop()
             raise PeerLost(str(error)) from error
+
+    def leftover(self) -> list[Outgoing]:
+        """What the owner had not taken when it said that the kernel moves; nothing is known when it just died."""
+        return list(self._not_taken) if self._socket.close_code == CLOSE_MOVED else []
 
     async def close(self) -> None:
         """Close the connection to the peer."""
         await self._socket.close()
 
+    def _has_taken(self, taken: int) -> None:
+        while self._sent - len(self._not_taken) < taken:
+            self._not_taken.popleft()
 
-def join(frames: Iterable[bytes]) -> bytes:
-    """One batch out of frames."""
-    pieces: list[bytes] = []
+    def _ended(self, why: str) -> Exception:
+        code = self._socket.close_code
+        if code == CLOSE_MOVED:
+            taken, _, why = why.partition(" ")
+            self._has_taken(int(taken))
+            return KernelMoved(why)
+        if code == CLOSE_GONE:
+            return KernelGone(why)
+        return PeerLost(f"the connection to the owner ended ({code})")
+
+
+def join(taken: int, frames: Iterable[bytes]) -> bytes:
+    """One batch: how many of the entry worker's messages the owner has taken so far, and frames."""
+    pieces = [_NUMBER.pack(taken)]
     for frame in frames:
-        pieces += (struct.pack("<I", len(frame)), frame)
+        pieces += (_NUMBER.pack(len(frame)), frame)
     return b"".join(pieces)
 
 
-def split(batch: bytes) -> list[bytes]:
-    """The frames of a batch, which comes from a peer and is therefore whole."""
-    frames, at = [], 0
+def split(batch: bytes) -> tuple[int, list[bytes]]:
+    """The parts of a batch, which comes from a peer and is therefore whole."""
+    (taken,) = _NUMBER.unpack_from(batch)
+    frames, at = [], _NUMBER.size
     while at < len(batch):
-        (size,) = struct.unpack_from("<I", batch, at)
-        frames.append(batch[at + 4 : at + 4 + size])
-        at += 4 + size
-    return frames
+        (size,) = _NUMBER.unpack_from(batch, at)
+        at += _NUMBER.size
+        frames.append(batch[at : at + size])
+        at += size
+    return taken, frames
+
+
+def moved(taken: int, why: str) -> bytes:
+    """The reason in the close frame of a link whose kernel moves: how many messages were taken, and why."""
+    return f"{taken} {why}".encode()[:MAX_REASON]
 
 
 def dump_resume(resume: Resume) -> str:

@@ -82,9 +82,7 @@ class LoginCookies:
 class LoginSessions(AbstractStorage):
     """`key` from derive_session_key; `hours` from login to the end of the session."""
 
-    def __init__(
-        self, records: SessionRecords, *, key: bytes, hours: float, guests: bool, behind_tls: bool
-    ) -> None:
+    def __init__(self, records: SessionRecords, *, key: bytes, hours: float, guests: bool, behind_tls: bool) -> None:
         super().__init__(cookie_name=COOKIE, max_age=int(hours * 3600), httponly=True, samesite="Lax")
         self._records = records
         self._cookies = LoginCookies(key)
@@ -125,9 +123,7 @@ class LoginSessions(AbstractStorage):
         session[USER_VALUE] = user
         request[LOGIN] = login
 
-    async def save_session(
-        self, request: web.Request, response: web.StreamResponse, session: Session
-    ) -> None:
+    async def save_session(self, request: web.Request, response: web.StreamResponse, session: Session) -> None:
         """Called by aiohttp-session for a session that changed: a login, a logout, or new values in it.
 
         Values kept in a session are lost with Redis' data, and with Redis away refused (503).

@@ -1,8 +1,8 @@
 """Requests about a user's kernels: made once, served at the owner.
 
-Owns the way of an HTTP request from the entry worker to the owner and back. The handlers themselves are the same whether a
-browser or a peer asks: they read `request[USER]` and `request[REQUEST_ID]`, which the identity middleware sets for
-clients and the hop for peers.
+Owns the way of an HTTP request from the entry worker to the owner and back. The handlers themselves are the same
+whether a browser or a peer asks: they read `request[USER]` and `request[REQUEST_ID]`, which the identity middleware
+sets for clients and the hop for peers.
 """
 
 from __future__ import annotations
@@ -102,4 +102,3 @@ def object_field(model: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise api_error(400, f"{name} must be a JSON object")
     return value
-

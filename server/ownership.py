@@ -1,7 +1,7 @@
 """Who owns whom, told to the kernels; and the one place that decides "me or a peer".
 
-Joins `sharding` (the ring) and `kernels` (the house). Every request for a user's kernels goes through `at_owner`. There is no fallback to
-serving somebody else's user here: a kernel is not a cache entry.
+Joins `sharding` (the ring) and `kernels` (the house). Every request for a user's kernels goes through `at_owner`. There
+is no fallback to serving somebody else's user here: a kernel is not a cache entry.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Ownership:
         there: Callable[[Member, int], Awaitable[T]],
         within_s: float = RESOLVE_S,
     ) -> T:
-        """Return `here()` when this worker owns `user`, else `there(owner, epoch)`; resolve again when that proves wrong.
+        """Return `here()` when this worker owns `user`, else `there(owner, epoch)`; when that proves wrong, ask again.
 
         Both must be safe to repeat. Raises a 503 ApiError after `within_s` seconds, and whatever else the two raise.
         """

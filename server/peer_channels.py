@@ -11,10 +11,11 @@ import structlog
 from aiohttp import WSMsgType, web
 
 from kernels import framing
+from kernels.attached import AttachedKernel
 from kernels.errors import KernelGone, KernelMoved
 from kernels.seat import Seat
 from server import app_keys
-from server.links import CLOSE_GONE, CLOSE_MOVED, join, receive_resume
+from server.links import CLOSE_GONE, CLOSE_MOVED, MAX_REASON, SEATED, join, moved, receive_resume
 from server.request_keys import USER
 
 log = structlog.get_logger(__name__)
@@ -27,44 +28,58 @@ async def peer_channels(request: web.Request) -> web.WebSocketResponse:
     tenant = await request.app[app_keys.HOUSE].get(request[USER], request.match_info["kernel_id"])
     socket = web.WebSocketResponse(max_msg_size=MAX_FRAME_BYTES, compress=False)
     await socket.prepare(request)
-    try:
-        seat = await tenant.kernel.take_seat(await receive_resume(socket))
-    except (KernelGone, KernelMoved) as error:
-        await _say_goodbye(socket, error)
-        return socket
-    try:
-        await _serve(socket, seat)
-    finally:
-        seat.leave()
+    await _Place(socket, tenant.kernel).serve()
     return socket
 
 
-async def _serve(socket: web.WebSocketResponse, seat: Seat) -> None:
-    inward = asyncio.create_task(_from_peer(socket, seat), name="from_peer")
-    outward = asyncio.create_task(_to_peer(socket, seat), name="to_peer")
-    await asyncio.wait((inward, outward), return_when=asyncio.FIRST_COMPLETED)
-    for task in (inward, outward):
-        task.cancel()
-    for outcome in await asyncio.gather(inward, outward, return_exceptions=True):
-        if isinstance(outcome, KernelGone | KernelMoved):
-            await _say_goodbye(socket, outcome)
-        elif isinstance(outcome, Exception) and not isinstance(outcome, ConnectionError):
-            raise outcome
+class _Place:
+    """One peer's client at the kernel. `taken` counts the client's messages that the kernel was given."""
 
+    def __init__(self, socket: web.WebSocketResponse, kernel: AttachedKernel) -> None:
+        self._socket = socket
+        self._kernel = kernel
+        self._taken = 0
 
-async def _from_peer(socket: web.WebSocketResponse, seat: Seat) -> None:
-    async for received in socket:
-        if received.type is not WSMsgType.BINARY:
+    async def serve(self) -> None:
+        """Until the peer has gone, or the kernel has; then the close code says which."""
+        try:
+            seat = await self._kernel.take_seat(await receive_resume(self._socket))
+            await self._socket.send_str(SEATED)
+        except (KernelGone, KernelMoved) as error:
+            await self._say_goodbye(error)
             return
-        message, header = framing.trusted(received.data)
-        await seat.send(message, header)
+        inward = asyncio.create_task(self._from_peer(seat), name="from_peer")
+        outward = asyncio.create_task(self._to_peer(seat), name="to_peer")
+        await asyncio.wait((inward, outward), return_when=asyncio.FIRST_COMPLETED)
+        for task in (inward, outward):
+            task.cancel()
+        seat.leave()
+        for outcome in await asyncio.gather(inward, outward, return_exceptions=True):
+            if isinstance(outcome, KernelGone | KernelMoved):
+                await self._say_goodbye(outcome)
+            elif isinstance(outcome, Exception) and not isinstance(outcome, ConnectionError):
+                raise outcome
 
+    async def _from_peer(self, seat: Seat) -> None:
+        async for received in self._socket:
+            if received.type is not WSMsgType.BINARY:
+                return
+            message, header = framing.trusted(received.data)
+            try:
+                await seat.send(message, header)
+            except KernelMoved:
+                # Neither this message nor those behind it are taken; the peer sends them again, to the next owner.
+                # It hears of that when `_to_peer` has passed on all that the kernel still sends here, and ends this.
+                await asyncio.get_running_loop().create_future()
+            self._taken += 1
 
-async def _to_peer(socket: web.WebSocketResponse, seat: Seat) -> None:
-    while True:
-        await socket.send_bytes(join(await seat.frames()))
+    async def _to_peer(self, seat: Seat) -> None:
+        while True:
+            frames = await seat.frames()
+            await self._socket.send_bytes(join(self._taken, frames))
 
-
-async def _say_goodbye(socket: web.WebSocketResponse, error: Exception) -> None:
-    code = CLOSE_MOVED if isinstance(error, KernelMoved) else CLOSE_GONE
-    await socket.close(code=code, message=str(error).encode()[:120])
+    async def _say_goodbye(self, error: Exception) -> None:
+        if isinstance(error, KernelMoved):
+            await self._socket.close(code=CLOSE_MOVED, message=moved(self._taken, str(error)))
+        else:
+            await self._socket.close(code=CLOSE_GONE, message=str(error).encode()[:MAX_REASON])

@@ -54,9 +54,7 @@ def guard_browser(request: web.Request, *, behind_tls: bool) -> None:
 def ensure_xsrf(request: web.Request, response: web.Response, *, secure: bool) -> None:
     """Give a page the `_xsrf` cookie that its scripts repeat. Readable by them, hence not httponly."""
     if not request.cookies.get(XSRF_COOKIE):
-        response.set_cookie(
-            XSRF_COOKIE, secrets.token_hex(16), path="/", samesite="Lax", secure=secure, httponly=False
-        )
+        response.set_cookie(XSRF_COOKIE, secrets.token_hex(16), path="/", samesite="Lax", secure=secure, httponly=False)
 
 
 def _own_origins(request: web.Request, *, behind_tls: bool) -> set[str]:
@@ -72,9 +70,7 @@ def _own_origins(request: web.Request, *, behind_tls: bool) -> set[str]:
 
 def _says_same_origin(request: web.Request) -> bool:
     """After guard_browser: an Origin that is there is our own."""
-    return (
-        hdrs.ORIGIN in request.headers or request.headers.get("Sec-Fetch-Site", "").lower() == "same-origin"
-    )
+    return hdrs.ORIGIN in request.headers or request.headers.get("Sec-Fetch-Site", "").lower() == "same-origin"
 
 
 def _repeats_xsrf(request: web.Request) -> bool:

@@ -31,6 +31,7 @@ SESSION_KEY: Final = "{kernelring}:session:%s"  # string (JSON), any worker, unt
 LOGOUT_KEY: Final = "{kernelring}:logout:%s"  # string ("1"), any worker, until the cookie expires
 
 REDIS_TIMEOUT_S: Final = 0.5  # for one command, whatever the client's own retries would like
+AT_ONCE: Final = 16  # commands: a class that comes back together must not use up the client's connections
 PAUSE_S: Final = 1.0  # between two questions to a Redis that is away
 CHECKED_FOR_S: Final = 5.0  # how long an answer of Redis is believed
 REMEMBERED_SESSIONS: Final = 8192
@@ -40,7 +41,7 @@ Values = dict[str, Any]
 
 
 class RecordsUnavailable(Exception):  # noqa: N818
-    """Redis cannot be reached, or refuses to write."""
+    """Redis cannot be reached or refuses to write, or was so less than PAUSE_S ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class SessionRecords:
         self._owed = False  # Redis may lack some of them
         self._away = False
         self._ask_again_at = 0.0
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def open(self, login: Login, values: Values) -> None:
         """Write a record. Raises RecordsUnavailable: without Redis nobody new is let in."""
@@ -87,8 +89,6 @@ class SessionRecords:
         known = self._checked.get(login.sid)
         if known is not None:
             return known
-        if time.monotonic() < self._ask_again_at:
-            return {}
         return await self._look_up(login)
 
     async def end(self, login: Login) -> None:
@@ -166,19 +166,22 @@ class SessionRecords:
     async def _ask(self, command: Callable[[], Awaitable[T]]) -> T:
         """The one place where Redis' errors become ours.
 
-        The next question is put off before this one is asked: while Redis hangs, one request in PAUSE_S
-        waits for it, and all others go on.
+        The next question is put off before this one is asked: while Redis is away, one request in PAUSE_S
+        waits for it, and all others go on at once, also those that were queueing here when it went.
         """
-        if self._away:
-            self._ask_again_at = time.monotonic() + PAUSE_S
-        try:
-            async with asyncio.timeout(REDIS_TIMEOUT_S):
-                answer = await command()
-        except (RedisError, OSError) as error:  # OSError: TimeoutError too
-            self._lost(error)
-            raise RecordsUnavailable from error
-        self._found()
-        return answer
+        async with self._turns:
+            if time.monotonic() < self._ask_again_at:
+                raise RecordsUnavailable
+            if self._away:
+                self._ask_again_at = time.monotonic() + PAUSE_S
+            try:
+                async with asyncio.timeout(REDIS_TIMEOUT_S):
+                    answer = await command()
+            except (RedisError, OSError) as error:  # OSError: TimeoutError too
+                self._lost(error)
+                raise RecordsUnavailable from error
+            self._found()
+            return answer
 
     def _lost(self, error: Exception) -> None:
         self._ask_again_at = time.monotonic() + PAUSE_S

@@ -1,7 +1,7 @@
 """Jupyter Server's sessions API, as the owner serves it.
 
-A session ties a path (a notebook, a console) to a kernel. It is kept as a note with the kernel's record in the nursery, so it
-outlives workers and Redis, and ends with its kernel. Formats and status codes are jupyter_server's
+A session ties a path (a notebook, a console) to a kernel. It is kept as a note with the kernel's record in the
+nursery, so it outlives workers and Redis, and ends with its kernel. Formats and status codes are jupyter_server's
 (`services/sessions/handlers.py`, 2.21).
 """
 

@@ -30,9 +30,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m server.token", description="Print a token for this server."
-    )
+    parser = argparse.ArgumentParser(prog="python -m server.token", description="Print a token for this server.")
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--user", help="the user's id")
     who.add_argument("--guest", action="store_true", help="each browser that opens it becomes its own guest")

@@ -128,9 +128,7 @@ def mint_user(
     return _mint(secret, {"sub": user}, lifetime_s, audience, issuer)
 
 
-def mint_guest(
-    secret: str, *, lifetime_s: float, audience: str | None = None, issuer: str | None = None
-) -> str:
+def mint_guest(secret: str, *, lifetime_s: float, audience: str | None = None, issuer: str | None = None) -> str:
     """A token with which each browser becomes a guest of its own."""
     return _mint(secret, {GUEST_CLAIM: True}, lifetime_s, audience, issuer)
 
@@ -156,9 +154,7 @@ def check_user(user: object) -> str:
     return user
 
 
-def _mint(
-    secret: str, claims: dict[str, Any], lifetime_s: float, audience: str | None, issuer: str | None
-) -> str:
+def _mint(secret: str, claims: dict[str, Any], lifetime_s: float, audience: str | None, issuer: str | None) -> str:
     check_secret(secret)
     now = int(time.time())
     claims |= {"iat": now, "exp": now + math.ceil(lifetime_s)}

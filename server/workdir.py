@@ -1,6 +1,7 @@
 """Where a user's kernels start and with which environment.
 
-Owns the mapping from user to directory, and the environment built from nothing: no variable of the server reaches a kernel unless a setting names it.
+Owns the mapping from user to directory, and the environment built from nothing: no variable of the server reaches a
+kernel unless a setting names it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def user_directory(notebooks: Path, user: str) -> Path:
 
 
 def start_directory(notebooks: Path, user: str, path: str | None) -> Path:
-    """Return the directory in which a kernel for the notebook `path` starts: the nearest that exists in the user's own."""
+    """Return the directory in which a kernel for the notebook `path` starts: the nearest existing one of the user's."""
     root = user_directory(notebooks, user).resolve()
     if not path or "\0" in path:
         return root

@@ -32,8 +32,9 @@ from sharding.wire import PeerReply, Wires
 PROBE_S = 0.5
 REQUEST_S = 30.0
 HANDSHAKE_S = 5.0
-HEARTBEAT_S = 2.0
-"""Pings on a WebSocket to a peer: one that hangs is noticed after this and half of it again."""
+HEARTBEAT_S = 10.0
+"""Pings on a WebSocket to a peer: one that hangs is noticed after this and half of it again. A last resort: a worker
+that hangs loses its lease and is killed long before, and a shorter one would cut links to one that is merely busy."""
 LINGER_S = 5.0
 """How long WebSockets to a member that has left the ring may end in order."""
 WEBSOCKET_MAX = 1 << 30

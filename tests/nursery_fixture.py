@@ -68,9 +68,7 @@ class Place:
         directory.mkdir(mode=0o700, exist_ok=True)
         (directory / "connection.json").write_text("{}")
         env = {"PATH": os.environ["PATH"]}
-        return SpawnOrder(
-            kernel_id, user, "program", incarnation, directory, argv or ("sleep", "600"), env, Path("/")
-        )
+        return SpawnOrder(kernel_id, user, "program", incarnation, directory, argv or ("sleep", "600"), env, Path("/"))
 
     def program(self, name: str) -> SpawnOrder:
         """An order for one of `tests/programs`."""
@@ -183,7 +181,11 @@ def processes_naming(text: str) -> list[str]:
 
 def descriptors(pid: int) -> list[str]:
     """What a process has open, each as /proc shows it."""
-    return sorted(str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir())
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile, as is the one that reads the list
+            found.append(str(link.readlink()))
+    return sorted(found)
 
 
 def kernel_env() -> dict[str, str]:

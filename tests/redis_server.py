@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import select
 import shutil
 import signal
@@ -22,6 +23,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -33,7 +35,7 @@ PORTS_TRIED = 5
 
 # Prints the server's pid, then waits for its own stdin to close, which the end of the test process does
 # too. `wait` reaps the server, so it does not stay a zombie where PID 1 does not reap.
-_LEASH = '"$@" 2>&1 & echo $!; read _; kill -9 $! 2>/dev/null; wait'
+_LEASH = '"$@" >&2 & echo $!; read _; kill -9 $! 2>/dev/null; wait'
 
 
 class RedisStartError(RuntimeError):
@@ -51,10 +53,16 @@ def redis_binary() -> str:
 
 
 def free_port() -> int:
-    """A loopback TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback TCP port that nobody listens on now.
+
+    Below the range that the kernel gives to outgoing connections (32768 on), so that none of those takes it
+    while the server is down; and so is the one 10,000 above, which cluster mode uses.
+    """
+    while True:
+        port = random.randrange(20_000, 22_768)  # noqa: S311  (no secret)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class RedisServer:
@@ -62,10 +70,12 @@ class RedisServer:
 
     `port` is the plain port, `url` what clients use (with the password, and `rediss://` under `tls=True`).
     Nothing is kept on disk: after `kill` or `stop`, `start` brings an empty server on the same port.
+    `options` are further arguments for the server.
     """
 
-    def __init__(self, *, password: str | None = None, tls: bool = False) -> None:
+    def __init__(self, *, password: str | None = None, tls: bool = False, options: Sequence[str] = ()) -> None:
         self.password = password
+        self._options = list(options)
         self.port = 0
         self.directory = Path(tempfile.mkdtemp(prefix="kr-redis-"))
         self.log: list[str] = []
@@ -150,22 +160,25 @@ class RedisServer:
         self.log = []
         command = [redis_binary(), "--bind", "127.0.0.1", "--port", str(self.port), "--save", "",
                    "--appendonly", "no", "--daemonize", "no", "--dir", str(self.directory)]  # fmt: skip
+        command += self._options
         if self.password:
             command += ["--requirepass", self.password]
         leash = subprocess.Popen(
             ["/bin/sh", "-c", _LEASH, "sh", *command],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.PIPE,  # the pid
+            stderr=subprocess.PIPE,  # the server's log
             text=True,
             start_new_session=True,  # a Ctrl-C at the terminal is for the test run alone
         )
         assert leash.stdout is not None
+        assert leash.stderr is not None
         self._leash = leash
         self._pid = int(leash.stdout.readline())
         with contextlib.suppress(ProcessLookupError):  # it has failed and was reaped already
             self._pidfd = os.pidfd_open(self._pid)
         settled, ready = threading.Event(), threading.Event()
-        self._reader = threading.Thread(target=self._read, args=(leash.stdout, settled, ready), daemon=True)
+        self._reader = threading.Thread(target=self._read, args=(leash.stderr, settled, ready), daemon=True)
         self._reader.start()
         settled.wait(START_S)
         return ready.is_set()
@@ -193,9 +206,11 @@ class RedisServer:
             self._pidfd = -1
         assert leash.stdin is not None
         assert leash.stdout is not None
+        assert leash.stderr is not None
         leash.stdin.close()
         leash.wait(STOP_S)
         if self._reader is not None:
             self._reader.join(STOP_S)
         leash.stdout.close()
+        leash.stderr.close()
         self._pid = 0

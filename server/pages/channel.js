@@ -60,13 +60,13 @@ export class Channel {
 
   _opened() {
     if (this.state === "closed") return;
-    this._tries = 0;
     this._enter("open");
     for (const frame of this._unsent.splice(0)) this._socket.send(frame);
   }
 
   _received(data) {
     if (this.state === "closed") return;
+    this._tries = 0; // not at "open": a server that takes us and sends us away at once would be asked without a pause
     const message = unpack(data);
     const id = message.header.msg_id;
     if (this._seen.has(id)) return;

@@ -32,9 +32,7 @@ Logs: TypeAlias = list[Any]
 
 def pytest_configure(config: pytest.Config) -> None:
     # aiohttp-session keeps its own two values in the request by name, which aiohttp warns of.
-    config.addinivalue_line(
-        "filterwarnings", "ignore::aiohttp.web_exceptions.NotAppKeyWarning:aiohttp_session"
-    )
+    config.addinivalue_line("filterwarnings", "ignore::aiohttp.web_exceptions.NotAppKeyWarning:aiohttp_session")
 
 
 @pytest.fixture(scope="session")

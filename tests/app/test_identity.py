@@ -40,9 +40,7 @@ async def test_a_token_decides_before_the_cookie(worker: Worker, mint: Mint) -> 
 
 async def test_the_api_refuses_whoever_is_nobody_as_jupyter_does(worker: Worker, events: Logs) -> None:
     client = await worker()
-    async with client.get(
-        "/api/me", headers={"X-Kernelring-User": "ada", "Authorization": "Basic YTpi"}
-    ) as it:
+    async with client.get("/api/me", headers={"X-Kernelring-User": "ada", "Authorization": "Basic YTpi"}) as it:
         assert await refused(it) == "Log in, or send a token."
         assert (await it.json())["message"] == "Forbidden"
     (entry,) = named(events, "request_refused")
@@ -98,9 +96,7 @@ async def test_a_bad_token_is_refused_with_the_reason_everywhere(
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES.keys())
-async def test_a_token_of_64_kib_does_no_harm(
-    worker: Worker, place: Place, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_token_of_64_kib_does_no_harm(worker: Worker, place: Place, caplog: pytest.LogCaptureFixture) -> None:
     client = await worker()
     async with client.get("/api/me", **place("x" * 65536)) as response:  # type: ignore[arg-type]
         assert response.status in (400, 414, 431)
@@ -121,9 +117,7 @@ async def test_public_addresses_need_no_user(worker: Worker) -> None:
             assert response.status == 200, path
 
 
-@pytest.mark.parametrize(
-    "path", ["/static/../api/me", "/static/%2e%2e/api/me", "/login/../api/me", "/api//me"]
-)
+@pytest.mark.parametrize("path", ["/static/../api/me", "/static/%2e%2e/api/me", "/login/../api/me", "/api//me"])
 async def test_no_spelling_of_a_path_gets_past_the_door(worker: Worker, path: str) -> None:
     client = await worker()
     reader, writer = await asyncio.open_connection(client.host, client.port)
@@ -170,9 +164,7 @@ async def test_a_websocket_knows_its_user_by_token_and_by_cookie(worker: Worker,
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "http://127.0.0.1", "http://127.0.0.1.evil.example"]
 )
-async def test_a_foreign_page_cannot_open_a_websocket_by_cookie(
-    worker: Worker, mint: Mint, origin: str
-) -> None:
+async def test_a_foreign_page_cannot_open_a_websocket_by_cookie(worker: Worker, mint: Mint, origin: str) -> None:
     client = await worker()
     await log_in(client, mint("ada"))
     with pytest.raises(WSServerHandshakeError) as handshake:
@@ -213,9 +205,7 @@ async def test_a_cookie_alone_changes_nothing(worker: Worker, mint: Mint) -> Non
         {"Referer": "http://127.0.0.1/"},
     ],
 )
-async def test_another_sites_page_changes_nothing(
-    worker: Worker, mint: Mint, headers: dict[str, str]
-) -> None:
+async def test_another_sites_page_changes_nothing(worker: Worker, mint: Mint, headers: dict[str, str]) -> None:
     client = await worker()
     await log_in(client, mint("ada"))
     async with client.post("/api/me", headers=headers) as response:
@@ -277,9 +267,7 @@ async def test_an_unexpected_error_tells_the_client_nothing_but_its_number(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_plain_http_errors_of_the_api_take_jupyters_form(
-    worker: Worker, mint: Mint, events: Logs
-) -> None:
+async def test_plain_http_errors_of_the_api_take_jupyters_form(worker: Worker, mint: Mint, events: Logs) -> None:
     client, headers = await worker(), bearer(mint("ada"))
     async with client.get("/api/nothing", headers=headers) as response:
         assert response.status == 404
@@ -314,14 +302,10 @@ async def test_an_error_in_an_open_websocket_hangs_up_and_is_logged_once(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_a_client_that_vanishes_in_its_body_is_one_warning(
-    worker: Worker, mint: Mint, events: Logs
-) -> None:
+async def test_a_client_that_vanishes_in_its_body_is_one_warning(worker: Worker, mint: Mint, events: Logs) -> None:
     client, token = await worker(), mint("ada")
     _, writer = await asyncio.open_connection(client.host, client.port)
-    head = (
-        f"POST /api/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 100\r\n\r\nx"
-    )
+    head = f"POST /api/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 100\r\n\r\nx"
     writer.write(head.encode())
     writer.close()
     await writer.wait_closed()

@@ -72,9 +72,7 @@ async def verifier(provider: Provider) -> AsyncIterator[TokenVerifier]:
     await made.close()
 
 
-async def test_both_algorithms_pass_and_the_keys_are_fetched_once(
-    verifier: TokenVerifier, provider: Provider
-) -> None:
+async def test_both_algorithms_pass_and_the_keys_are_fetched_once(verifier: TokenVerifier, provider: Provider) -> None:
     assert provider.asked == 0  # nothing at start: the provider may be slower than we are
     tokens = [signed(RSA_KEY, "one"), signed(EC_KEY, "two", "ES256"), signed(RSA_KEY, None)]
     verified = await asyncio.gather(*(verifier.verify(token) for token in tokens * 5))
@@ -139,9 +137,7 @@ async def test_an_old_set_is_renewed_beside_the_requests(
     provider.gate.set()
 
 
-async def test_only_signing_keys_of_the_two_algorithms_count(
-    verifier: TokenVerifier, provider: Provider
-) -> None:
+async def test_only_signing_keys_of_the_two_algorithms_count(verifier: TokenVerifier, provider: Provider) -> None:
     secret = "a symmetric key has no business here, at all"
     provider.keys = [
         jwk(RSA_KEY, "encryption", use="enc"),

@@ -34,9 +34,7 @@ def test_a_loose_umask_opens_nothing(runtime_dir: Path) -> None:
         Host.open(runtime_dir)
     finally:
         os.umask(before)
-    assert [mode(runtime_dir / name) for name in ("", "w", "k", "host", "secret")] == [0o700] * 3 + [
-        0o600
-    ] * 2
+    assert [mode(runtime_dir / name) for name in ("", "w", "k", "host", "secret")] == [0o700] * 3 + [0o600] * 2
 
 
 def test_opening_again_finds_the_same_host(runtime_dir: Path) -> None:

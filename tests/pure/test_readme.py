@@ -37,16 +37,14 @@ def test_readme_names_the_two_commands() -> None:
 def test_railway_starts_what_procfile_says_and_waits_longer_than_a_worker_may_take() -> None:
     deploy = tomllib.loads((ROOT / "railway.toml").read_text())["deploy"]
     procfile = (ROOT / "Procfile").read_text()
-    assert procfile == f"web: {deploy['startCommand']}\n"
+    assert procfile == f"web: exec {deploy['startCommand']}\n"  # else a runner's shell keeps the signals
     assert shlex.split(deploy["startCommand"])[0] == "gunicorn"
     assert deploy["healthcheckPath"] == "/readyz"
     assert deploy["drainingSeconds"] > Settings().graceful_s
 
 
 def test_constraints_pin_every_dependency() -> None:
-    pins = dict(
-        re.findall(r"^([A-Za-z0-9._-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    )
+    pins = dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     pinned = {name.lower().replace("_", "-") for name in pins}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]

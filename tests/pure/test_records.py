@@ -52,11 +52,7 @@ ORDER = SpawnOrder(
 )
 
 json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**40), 2**40)
-    | st.floats(allow_nan=False)
-    | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
@@ -112,9 +108,7 @@ def test_an_order_that_exec_could_not_take_is_refused(change: dict[str, Any]) ->
         SpawnOrder.from_json(ORDER.to_json() | change)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "..", "a/b", KERNEL_ID + "/..", KERNEL_ID.upper(), KERNEL_ID + "\n", None, 7]
-)
+@pytest.mark.parametrize("text", ["", "..", "a/b", KERNEL_ID + "/..", KERNEL_ID.upper(), KERNEL_ID + "\n", None, 7])
 def test_only_a_uuid_names_a_kernel(text: object) -> None:
     with pytest.raises(BadRequest):
         checked_kernel_id(text)
@@ -149,9 +143,7 @@ def test_a_moment_is_told_in_the_form_that_jupyter_parses() -> None:
     assert datetime.strptime(now_utc(), "%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-@pytest.mark.parametrize(
-    "error", [UnknownKernel("a"), SpawnRefused("b"), ClaimRefused("c", 12), BadRequest("d")]
-)
+@pytest.mark.parametrize("error", [UnknownKernel("a"), SpawnRefused("b"), ClaimRefused("c", 12), BadRequest("d")])
 def test_an_error_comes_out_of_the_wire_as_it_went_in(error: KernelsError) -> None:
     found = error_from_json(error_to_json(error))
     assert type(found) is type(error)

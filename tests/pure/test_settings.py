@@ -94,9 +94,7 @@ def test_a_bad_value_is_named_with_its_variable_in_one_line(variable: str, value
     assert "\n" not in sentence
 
 
-@pytest.mark.parametrize(
-    "value", ["http://host", "redis://", "redis://u:hunter2@h:p/w", "redis://[hunter2", "hunter2"]
-)
+@pytest.mark.parametrize("value", ["http://host", "redis://", "redis://u:hunter2@h:p/w", "redis://[hunter2", "hunter2"])
 def test_a_bad_redis_url_is_refused_without_showing_its_password(value: str) -> None:
     sentence = refusal(REDIS_URL=value)
     assert sentence.startswith("REDIS_URL=(not shown): ")

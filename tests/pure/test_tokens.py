@@ -106,9 +106,7 @@ async def test_a_public_key_does_not_serve_as_an_hmac_secret() -> None:
     assert await refusal(forged) == "The token's signature is wrong."
 
 
-@pytest.mark.parametrize(
-    "sub", ["", 7, ["ada"], "a\nb", "a\x00", "\ud800", "x" * 256, " ada", "ada ", "a\u202eb"]
-)
+@pytest.mark.parametrize("sub", ["", 7, ["ada"], "a\nb", "a\x00", "\ud800", "x" * 256, " ada", "ada ", "a\u202eb"])
 async def test_a_user_id_that_could_do_harm_is_refused(sub: object) -> None:
     token = by_hand({"alg": "HS256"}, {"sub": sub, "exp": NOW + 60}, SECRET.encode())
     assert "user id (sub)" in await refusal(token)
@@ -142,11 +140,7 @@ async def test_no_text_whatever_raises_anything_but_a_refusal(text: str) -> None
         await verifier().verify(text)
 
 
-@given(
-    st.dictionaries(
-        st.text(max_size=8), st.one_of(st.none(), st.integers(), st.text(), st.lists(st.integers()))
-    )
-)
+@given(st.dictionaries(st.text(max_size=8), st.one_of(st.none(), st.integers(), st.text(), st.lists(st.integers()))))
 async def test_no_claims_whatever_raise_anything_but_a_refusal(claims: dict[str, Any]) -> None:
     token = by_hand({"alg": "HS256"}, claims, SECRET.encode())
     with pytest.raises(TokenRefused):
@@ -167,9 +161,7 @@ async def test_audience_and_issuer_are_demanded_when_configured() -> None:
     strict = {"audience": "kernelring", "issuer": "https://login.example.org"}
     good = mint_user(SECRET, "ada", lifetime_s=60, **strict)
     assert (await verifier(**strict).verify(good)).user == "ada"
-    assert await refusal(signed(aud="other", iss=strict["issuer"]), **strict) == (
-        "The token is for another audience."
-    )
+    assert await refusal(signed(aud="other", iss=strict["issuer"]), **strict) == ("The token is for another audience.")
     assert await refusal(signed(aud="kernelring", iss="https://evil.example"), **strict) == (
         "The token is from another issuer."
     )

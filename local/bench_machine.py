@@ -1,0 +1,50 @@
+"""What the bench says about the machine: cores, load, and the memory of processes."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+BUSY_SHARE: Final = 0.25  # of the cores: above that, others take part in what is measured
+_NAMED: Final = ("aiohttp", "gunicorn", "uvloop", "pyzmq", "ipykernel")
+
+
+def facts() -> dict[str, Any]:
+    """Cores, load average, kernel, Python and the libraries that matter."""
+    return {
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _NAMED},
+    }
+
+
+def is_busy() -> bool:
+    """Whether others use this machine enough to spoil figures."""
+    return os.getloadavg()[0] > BUSY_SHARE * (os.cpu_count() or 1)
+
+
+def pss_mb(pids: Iterable[int]) -> float:
+    """Proportional set size of some processes together, in MB (10^6 bytes): shared pages count once among all."""
+    return sum(_pss_kib(pid) for pid in pids) * 1024 / 1e6
+
+
+def children(pid: int) -> list[int]:
+    """The pids of the direct children of a process, whichever of its threads started them."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def parent(pid: int) -> int:
+    """The parent's pid."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _pss_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))

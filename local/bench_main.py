@@ -1,0 +1,108 @@
+"""`local/bench`: what the server costs, as ratios to the same work without it, measured in one run on this machine.
+
+Starts its own Redis and installation, measures figure by figure, and ends all that it started. It judges nothing but
+the aims in the table; a busy machine is said at the start, because ratios bear it better than absolute numbers, but not
+well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from local.bench_figures import CLIENTS, Bench
+from local.bench_machine import facts, is_busy
+from local.bench_pool import ClientPool
+from local.bench_table import Figure, table
+from local.own_redis import OwnRedis, find_binary
+from local.paths import ROOT
+from local.stack import Stack
+
+# In this order: the memory without kernels is measured before there are any.
+FIGURES: Final[dict[str, Callable[[Bench], Iterator[Figure]]]] = {
+    "memory": Bench.memory,
+    "roundtrip": Bench.round_trip,
+    "cells": Bench.cells,
+    "status": Bench.status,
+    "start": Bench.start,
+}
+
+
+def main() -> int:
+    """Measure and print; 0 unless something failed (an aim that is missed is a result, not a failure)."""
+    options = _options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up as after Ctrl-C
+    machine = facts()
+    print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+    if is_busy():
+        print("This machine is busy with something else: repeat when it is not, the figures will be off.", flush=True)
+    with _bench(options) as bench:
+        figures = list(_measure(bench, options.only or list(FIGURES)))
+    print(f"\n{table(figures)}\n\nfloor: the same kernels and the same client without a server;", end=" ")
+    print(f"for requests a bare aiohttp handler under the same gunicorn ({bench.worker_class}).")
+    if options.json:
+        found = {"machine": machine, "figures": [figure.to_json() for figure in figures]}
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="local/bench", description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="shorter turns: a look, in less than 90 seconds")
+    parser.add_argument("--only", action="append", choices=list(FIGURES), help="only this; may be repeated")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too (an absolute path)")
+    parser.add_argument("--workers", type=int, default=4, help="how many workers the server has")
+    parser.add_argument("--worker-class", help="gunicorn's worker class, instead of the server's own setting")
+    return parser.parse_args()
+
+
+@contextmanager
+def _bench(options: argparse.Namespace) -> Iterator[Bench]:
+    """Redis, installation and client processes, and their end in the opposite order."""
+    with ExitStack() as rest:
+        directory = Path(rest.enter_context(tempfile.TemporaryDirectory(prefix="kr-bench-")))
+        # Kernels on both sides keep their history there, and not in the history of whoever runs this.
+        os.environ["IPYTHONDIR"] = str(directory / "ipython")
+        redis = OwnRedis(find_binary(), directory / "redis")
+        redis.start()
+        rest.callback(redis.stop)
+        given = {"GUNICORN_CMD_ARGS": f"--worker-class={options.worker_class}"} if options.worker_class else {}
+        stack = Stack(redis.url, workers=options.workers, settings=given)
+        worker_class = options.worker_class or _worker_class(stack)
+        rest.enter_context(stack)
+        pool = rest.enter_context(ClientPool(CLIENTS))
+        turns, seconds = (3, 1.0) if options.quick else (5, 3.0)
+        bench = Bench(stack, pool, worker_class, turns, seconds)
+        rest.callback(bench.close)
+        yield bench
+
+
+def _worker_class(stack: Stack) -> str:
+    """What the server's gunicorn settings say; asked in a process of its own, for they are read at import."""
+    command = [sys.executable, "-c", "from server import gunicorn; print(gunicorn.worker_class)"]
+    return subprocess.check_output(command, cwd=ROOT, env=stack.environ(), text=True).strip()
+
+
+def _measure(bench: Bench, names: list[str]) -> Iterator[Figure]:
+    for name, measure in FIGURES.items():
+        if name not in names:
+            continue
+        began = time.monotonic()
+        print(f"measuring {name} …", end=" ", flush=True)
+        figures: list[Any] = list(measure(bench))
+        print(f"{time.monotonic() - began:.0f} s", flush=True)
+        yield from figures
+
+
+if __name__ == "__main__":
+    sys.exit(main())

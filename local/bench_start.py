@@ -1,0 +1,82 @@
+"""Starting a kernel as a client sees it: from asking for it to the end of its first cell.
+
+Owns the kernels of one measurement, and ends them. Each is started by a thread that mostly waits.
+"""
+
+from __future__ import annotations
+
+import http.client
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import orjson
+
+from local.bench_cells import first_cell
+from local.bench_links import LinkError, ServerPlace
+from local.bench_raw import RawKernel
+
+Measure = Callable[[int], float]
+"""Start so many at once; the seconds until all of them have run a cell."""
+
+
+def raw_starts(count: int) -> float:
+    """Without a server."""
+    started: list[RawKernel] = []
+
+    def one(_: int) -> None:
+        kernel = RawKernel()
+        started.append(kernel)
+        first_cell(kernel.place)
+
+    try:
+        return _timed(one, count)
+    finally:
+        for kernel in started:
+            kernel.end()
+
+
+def server_starts(port: int, token_of: Callable[[str], str]) -> Measure:
+    """At the server on `port`, each by a user of its own."""
+
+    def starts(count: int) -> float:
+        started: list[ServerPlace] = []
+
+        def one(number: int) -> None:
+            started.append(create(port, token_of(f"starter-{number}-{time.time_ns()}")))
+            first_cell(started[-1])
+
+        try:
+            return _timed(one, count)
+        finally:
+            for place in started:
+                call(port, "DELETE", f"/api/kernels/{place.kernel_id}", place.token)
+
+    return starts
+
+
+def create(port: int, token: str) -> ServerPlace:
+    """`POST /api/kernels`."""
+    model = orjson.loads(call(port, "POST", "/api/kernels", token))
+    return ServerPlace(port, model["id"], token)
+
+
+def call(port: int, method: str, path: str, token: str) -> bytes:
+    """One request on a connection of its own. Raises LinkError unless it succeeds."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path, headers={"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        body = answer.read()
+    finally:
+        connection.close()
+    if answer.status >= 300:
+        raise LinkError(f"{method} {path}: {answer.status} {body[:300]!r}")
+    return body
+
+
+def _timed(one: Callable[[int], None], count: int) -> float:
+    with ThreadPoolExecutor(count) as threads:
+        began = time.perf_counter()
+        list(threads.map(one, range(count)))
+        return time.perf_counter() - began

@@ -1,0 +1,536 @@
+"""A worker's life on the ring, on a real Redis: joining, following, hanging, being replaced, losing Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+
+from sharding import process
+from sharding.member import Member
+from sharding.registry import Registry, View
+from sharding.ring import Ring
+from tests.contract.crew import (
+    DEADLINE_S,
+    HOST,
+    LEASE_S,
+    Crew,
+    Worker,
+    eventually,
+    redis_clock_passes,
+    silent,
+    spawned,
+)
+from tests.redis_server import RedisServer
+
+USERS = [f"student-{number}" for number in range(1000)]
+
+
+def events(logs: list[Any], *names: str) -> list[str]:
+    """The logged events of these names, in order."""
+    return [entry["event"] for entry in logs if entry["event"] in names]
+
+
+def boots(ring: Ring) -> dict[int, str]:
+    return {member.slot: member.boot for member in ring.members}
+
+
+async def leases_unbroken(crew: Crew, redis: Redis, workers: list[Worker], times: float) -> None:
+    """Return when each of these has held its lease unbroken for so many lengths of it."""
+    key = f"{{kernelring:{HOST}}}:leases"
+    needed_ms = int(crew.lease_s * 1000 * times)
+    async with asyncio.timeout(DEADLINE_S):
+        held: list[int] = []
+        while len(held) < len(workers) or min(held) < needed_ms:
+            await redis_clock_passes(redis, 50)
+            leases = [await redis.hget(key, worker.me.boot) for worker in workers]
+            terms = [lease.split() for lease in leases if lease is not None]
+            held = [int(expires) - int(crew.lease_s * 1000) - int(since) for expires, since in terms]
+
+
+# Joining and leaving
+
+
+async def test_a_worker_that_starts_is_on_the_ring_and_says_so_once(crew: Crew) -> None:
+    worker = crew.worker()
+    assert worker.membership.state == "joining"
+    assert not worker.membership.lease_held
+
+    with structlog.testing.capture_logs() as logs:
+        await worker.membership.start()
+
+    me = worker.me
+    assert worker.membership.state == "joined"
+    assert worker.membership.lease_held
+    assert worker.membership.ring.members == (me,)
+    assert worker.membership.owns("ada")
+    assert [(e["slot"], e["boot"], e["epoch"]) for e in logs if e["event"] == "worker_registered"] == [
+        (0, me.boot, worker.membership.ring.epoch)
+    ]
+
+
+async def test_all_workers_agree_on_every_owner_and_exactly_one_owns_each(crew: Crew) -> None:
+    workers = await crew.started(4)
+    assert {worker.me.slot for worker in workers} == {0, 1, 2, 3}
+    for user in USERS:
+        assert len({worker.membership.owner(user) for worker in workers}) == 1
+        assert sum(worker.membership.owns(user) for worker in workers) == 1
+
+
+async def test_leaving_moves_only_the_users_of_who_left_and_is_told_to_all(crew: Crew) -> None:
+    first, *others = await crew.started(4)
+    before = {user: others[0].membership.owner(user) for user in USERS}
+    gone = first.me
+
+    await first.membership.leave()
+
+    assert first.membership.state == "left"
+    assert first.membership.me is None
+    assert not any(first.membership.owns(user) for user in USERS)
+    for worker in [first, *others]:
+        ring = await worker.sees(lambda ring: ring.member(gone.boot) is None, "the ring without it")
+        moved = {user for user in USERS if ring.owner(user) != before[user]}
+        assert moved == {user for user in USERS if before[user] == gone}
+
+
+async def test_who_has_left_stays_out_and_follows(crew: Crew) -> None:
+    first, second = await crew.started(2)
+    await first.membership.leave()
+    third = (await crew.started(1))[0]
+    await first.sees_boots({second.me.boot, third.me.boot})
+    assert first.membership.state == "left"
+
+
+async def test_a_replacement_takes_the_place_of_who_left(crew: Crew) -> None:
+    workers = await crew.started(4)
+    before = {user: workers[0].membership.owner(user).name for user in USERS}
+    await workers[2].membership.leave()
+    replacement = (await crew.started(1))[0]
+    assert replacement.me.slot == 2
+    assert {user: replacement.membership.owner(user).name for user in USERS} == before
+
+
+async def test_leaving_is_bounded_and_raises_nothing_while_redis_hangs(crew: Crew, redis_server: RedisServer) -> None:
+    worker = (await crew.started(1))[0]
+    redis_server.pause()
+    begun = asyncio.get_running_loop().time()
+    await worker.membership.leave()
+    assert asyncio.get_running_loop().time() - begun < 2
+    assert worker.membership.state == "left"
+    redis_server.resume()
+
+
+async def test_leaving_is_bounded_and_raises_nothing_when_redis_is_gone(crew: Crew, redis_server: RedisServer) -> None:
+    worker = (await crew.started(1))[0]
+    await asyncio.to_thread(redis_server.kill)
+    begun = asyncio.get_running_loop().time()
+    await worker.membership.leave()
+    assert asyncio.get_running_loop().time() - begun < 2
+
+
+async def test_nothing_but_the_epoch_is_left_behind_when_all_have_left(crew: Crew, redis: Redis) -> None:
+    workers = await crew.started(4)
+    for worker in workers:
+        await worker.membership.leave()
+        await worker.membership.stop()
+    assert await redis.keys("*") == [f"{{kernelring:{HOST}}}:ring".encode()]
+
+
+# Reload
+
+
+async def test_a_superseded_worker_stays_out_and_follows(crew: Crew) -> None:
+    old = (await crew.started(2))[0]
+    old_boots = {worker.me.boot for worker in crew.workers}
+
+    new = [crew.worker(generation=2), crew.worker(generation=2)]
+    for worker in new:
+        await worker.membership.start()
+    # n_slots is 4 here, so the two newcomers fill the free places first; two more take the old ones'.
+    new += [crew.worker(generation=2), crew.worker(generation=2)]
+    for worker in new[2:]:
+        await worker.membership.start()
+    new_boots = {worker.me.boot for worker in new}
+    for worker in crew.workers:
+        await worker.sees_boots(new_boots)
+
+    assert old.membership.superseded
+    assert old.membership.state == "left"
+    assert old.membership.me is None
+    assert any(ring.members and not old_boots & set(boots(ring).values()) for ring in old.rings)
+
+    left = new[0].me.boot
+    await new[0].membership.leave()
+    await old.sees_boots(new_boots - {left})
+    assert old.membership.me is None
+
+
+async def test_a_reload_changes_no_slot_of_any_user(crew: Crew) -> None:
+    old = await crew.started(4)
+    before = {user: old[0].membership.owner(user).slot for user in USERS}
+    new = [crew.worker(generation=2) for _ in range(4)]
+    for worker in new:
+        await worker.membership.start()
+    await old[0].sees_boots({worker.me.boot for worker in new})
+    for ring in old[0].rings[-4:]:
+        assert {user: ring.owner(user).slot for user in USERS} == before
+
+
+async def test_a_superseded_worker_comes_back_when_the_newer_generation_has_gone(crew: Crew) -> None:
+    old = (await crew.started(1, n_slots=1))[0]
+    new = crew.worker(generation=2, n_slots=1)
+    await new.membership.start()
+    await old.sees_boots({new.me.boot})
+    assert old.membership.superseded
+
+    await new.membership.leave()
+
+    await old.sees(lambda ring: old.membership.me in ring.members, "itself")
+    assert old.membership.state == "joined"
+
+
+# News
+
+
+async def test_a_missed_publication_is_noticed_at_the_next_beat(crew: Crew) -> None:
+    class Deaf(Registry):
+        async def watch(self) -> AsyncIterator[int]:
+            yield 0
+            await asyncio.Event().wait()
+
+    deaf = crew.worker(registry=Deaf(crew.redis(), HOST, LEASE_S))
+    await deaf.membership.start()
+    other = (await crew.started(1))[0]
+    await deaf.sees_boots({deaf.me.boot, other.me.boot})
+
+
+async def test_many_who_refresh_at_once_share_a_read_that_began_after_they_asked(crew: Crew, redis: Redis) -> None:
+    class Counting(Registry):
+        reads = 0
+
+        async def view(self) -> View:
+            self.reads += 1
+            return await super().view()
+
+    registry = Counting(crew.redis(), HOST, LEASE_S)
+    worker = crew.worker(registry=registry)
+    stranger = crew.candidate()
+    place = await registry.join(stranger, "stranger", View())
+
+    rings = await asyncio.gather(*(worker.membership.refresh() for _ in range(50)))
+
+    assert {ring.epoch for ring in rings} == {place.epoch}
+    assert registry.reads <= 2
+    known = registry.reads
+    await worker.membership.refresh(at_least=place.epoch)
+    assert registry.reads == known
+
+
+async def test_a_refresh_that_is_cancelled_leaves_the_others_theirs(crew: Crew) -> None:
+    class Held(Registry):
+        def __init__(self, redis: Redis) -> None:
+            super().__init__(redis, HOST, LEASE_S)
+            self.asked, self.release = asyncio.Event(), asyncio.Event()
+
+        async def view(self) -> View:
+            self.asked.set()
+            await self.release.wait()
+            return await super().view()
+
+    registry = Held(crew.redis())
+    worker = crew.worker(registry=registry)
+    place = await registry.join(crew.candidate(), "stranger", View())
+    async with asyncio.timeout(DEADLINE_S):
+        first = asyncio.create_task(worker.membership.refresh())
+        await registry.asked.wait()
+        second = asyncio.create_task(worker.membership.refresh())
+        first.cancel()
+        registry.release.set()
+        assert (await second).epoch == place.epoch
+
+
+async def test_a_view_read_before_the_own_join_does_not_cost_the_place(crew: Crew) -> None:
+    class Slow(Registry):
+        """Reads at once, and hands each view over when told to."""
+
+        def __init__(self, redis: Redis) -> None:
+            super().__init__(redis, HOST, LEASE_S)
+            self.gates = [asyncio.Event(), asyncio.Event()]
+            self.read = [asyncio.Event(), asyncio.Event()]
+            self.calls = 0
+
+        async def view(self) -> View:
+            view, call = await super().view(), self.calls
+            self.calls += 1
+            if call < 2:
+                self.read[call].set()
+                await self.gates[call].wait()
+            return view
+
+    registry = Slow(crew.redis())
+    await registry.join(crew.candidate(), "other", View())
+    worker = crew.worker(registry=registry)
+    async with asyncio.timeout(DEADLINE_S):
+        refreshing = asyncio.create_task(worker.membership.refresh())
+        await registry.read[0].wait()  # without this worker
+        starting = asyncio.create_task(worker.membership.start())
+        await registry.read[1].wait()  # with it: it has joined
+        me = worker.me
+        registry.gates[0].set()
+        await refreshing
+        assert worker.membership.me is me
+        registry.gates[1].set()
+        await starting
+    assert worker.me is me
+    assert me in worker.membership.ring.members
+
+
+async def test_waiting_for_a_newer_ring_ends_with_it_or_with_the_time(crew: Crew) -> None:
+    worker = (await crew.started(1))[0]
+    epoch = worker.membership.ring.epoch
+    assert await worker.membership.wait_newer(epoch - 1, 5)
+    assert not await worker.membership.wait_newer(epoch, 0.05)
+    waiting = asyncio.create_task(worker.membership.wait_newer(epoch, DEADLINE_S))
+    await crew.started(1)
+    assert await waiting
+
+
+async def test_a_listener_that_fails_harms_no_other(crew: Crew) -> None:
+    worker = crew.worker()
+    heard: list[Ring] = []
+
+    def fail(_old: Ring, _new: Ring) -> None:
+        raise RuntimeError("listener")
+
+    worker.membership.listen(fail)
+    worker.membership.listen(lambda _, new: heard.append(new))
+    with structlog.testing.capture_logs() as logs:
+        await worker.membership.start()
+    assert heard[-1].members == (worker.me,)
+    assert "ring_listener_failed" in events(logs, "ring_listener_failed")
+
+
+# Death
+
+
+async def test_a_suspect_is_evicted_at_once(crew: Crew) -> None:
+    first, second = await crew.started(2)
+    await second.membership.stop()
+    dead = second.me
+
+    await first.membership.suspect(dead)
+
+    assert boots(first.membership.ring) == {first.me.slot: first.me.boot}
+
+
+async def test_a_suspect_whose_slot_holds_another_boot_is_left_alone(crew: Crew) -> None:
+    first, second = await crew.started(2)
+    me = second.me
+    former = Member(me.slot, "formerly", me.generation, me.host, me.address, me.pid, me.pid_started)
+    epoch = first.membership.ring.epoch
+
+    await first.membership.suspect(former)
+
+    assert first.membership.ring.epoch == epoch
+    assert second.membership.me is me
+
+
+async def test_many_suspicions_of_one_member_are_one_call(crew: Crew) -> None:
+    class Counting(Registry):
+        evictions = 0
+
+        async def evict(self, *args: Any) -> Any:
+            self.evictions += 1
+            return await super().evict(*args)
+
+    registry = Counting(crew.redis(), HOST, LEASE_S)
+    first = crew.worker(registry=registry)
+    await first.membership.start()
+    second = (await crew.started(1))[0]
+    await first.sees_boots({first.me.boot, second.me.boot})
+    dead = second.me
+    await second.membership.stop()
+    await asyncio.gather(*(first.membership.suspect(dead) for _ in range(20)))
+    assert registry.evictions == 1
+    assert first.membership.ring.members == (first.me,)
+
+
+async def test_an_evicted_worker_tells_its_listeners_and_joins_anew_at_the_same_address(crew: Crew) -> None:
+    first, second = await crew.started(2)
+    old = second.me
+
+    await first.membership.suspect(old)
+    await second.sees(lambda ring: second.membership.me in ring.members, "itself again")
+
+    # It may find out from one ring, or from one in which it has a new life already.
+    without = [ring for ring in second.rings if ring.member(old.boot) is None and ring.epoch > 0]
+    assert without
+    assert second.me.boot != old.boot
+    assert (second.me.address, second.me.pid) == (old.address, old.pid)
+    await first.sees_boots({first.me.boot, second.me.boot})
+
+
+async def test_a_hung_worker_is_evicted_after_its_lease_and_ended(crew: Crew) -> None:
+    peers = crew.peers(on_refused=lambda _: asyncio.sleep(0))
+    watcher = (await crew.started(1, probe=peers.probe))[0]
+    async with spawned(crew) as (worker, member):
+        await watcher.sees_boots({watcher.me.boot, member.boot})
+        worker.signal(signal.SIGSTOP)
+        with structlog.testing.capture_logs() as logs:
+            await watcher.sees_boots({watcher.me.boot})
+            assert await worker.ended() == -signal.SIGKILL
+            await eventually(lambda: "member_evicted" in events(logs, "member_evicted"))
+        evicted = next(entry for entry in logs if entry["event"] == "member_evicted")
+        assert (evicted["boot"], evicted["killed"]) == (member.boot, True)
+
+
+async def test_a_worker_whose_lease_ran_out_but_who_answers_is_left_alone(crew: Crew, redis: Redis) -> None:
+    probed = asyncio.Event()
+
+    async def note(member: Member) -> bool:
+        if member.boot == "quiet":
+            probed.set()
+        return True
+
+    watcher = (await crew.started(1, probe=note))[0]
+    await crew.registry().join(crew.candidate(), "quiet", View())
+    async with asyncio.timeout(DEADLINE_S):
+        await probed.wait()
+    probed.clear()
+    async with asyncio.timeout(DEADLINE_S):  # and again: it was not evicted
+        await probed.wait()
+    assert "quiet" in boots(watcher.membership.ring).values()
+
+
+async def test_a_silent_worker_is_evicted_but_this_very_process_is_not_ended(crew: Crew) -> None:
+    watcher = (await crew.started(1, probe=silent))[0]
+    await crew.registry().join(crew.candidate(), "quiet", View())
+    await watcher.sees_boots({watcher.me.boot, "quiet"})
+    await watcher.sees_boots({watcher.me.boot})
+
+
+def test_only_the_very_process_is_ended() -> None:
+    child = subprocess.Popen(["/bin/sleep", "60"])
+    try:
+        started = process.started_ticks(child.pid)
+        assert started is not None
+        assert process.runs(child.pid, started)
+        assert not process.kill(child.pid, started + 1)
+        assert child.poll() is None
+        assert process.kill(child.pid, started)
+        assert child.wait(5) == -signal.SIGKILL
+        assert not process.runs(child.pid, started)
+        assert not process.kill(child.pid, started)
+    finally:
+        child.kill()
+        child.wait()
+
+
+# Redis lost
+
+
+async def test_flushall_with_four_members_shrinks_nobodys_ring_and_moves_nobody(crew: Crew, redis: Redis) -> None:
+    workers = await crew.started(4)
+    before, epoch = boots(workers[0].membership.ring), workers[0].membership.ring.epoch
+    for worker in workers:
+        await worker.sees(lambda ring: ring.epoch >= epoch, "the full ring")
+        worker.rings.clear()
+
+    for _ in range(3):
+        await redis.flushall()
+        last = max(worker.membership.ring.epoch for worker in workers)
+        for worker in workers:
+            await worker.sees(lambda ring, last=last: ring.epoch > last, "a newer ring")  # type: ignore[misc]
+
+    for worker in workers:
+        assert all(boots(ring) == before for ring in worker.rings)
+        assert worker.membership.state == "joined"
+
+
+async def test_redis_killed_for_longer_than_a_lease_and_back_empty_evicts_nobody(
+    crew: Crew, redis: Redis, redis_server: RedisServer
+) -> None:
+    workers = await crew.started(4, probe=silent)
+    before = boots(workers[0].membership.ring)
+    with structlog.testing.capture_logs() as logs:
+        await asyncio.to_thread(redis_server.kill)
+        for worker in workers:
+            await eventually(lambda w=worker: w.membership.state == "detached", "detached")  # type: ignore[misc]
+            await eventually(lambda w=worker: not w.membership.lease_held, "lease over")  # type: ignore[misc]
+            assert boots(worker.membership.ring) == before
+            assert worker.membership.owner("ada")
+        await asyncio.to_thread(redis_server.start)
+        for worker in workers:
+            await eventually(lambda w=worker: w.membership.state == "joined", "joined")  # type: ignore[misc]
+        await leases_unbroken(crew, redis, workers, times=2)
+    for worker in workers:
+        assert all(boots(ring) == before for ring in worker.rings[-1:])
+        assert boots(worker.membership.ring) == before
+    assert events(logs, "registry_away") == ["registry_away"] * 4
+    assert events(logs, "registry_back") == ["registry_back"] * 4
+    assert not events(logs, "member_evicted", "worker_evicted", "membership_turn_failed")
+
+
+async def test_a_stall_of_redis_longer_than_a_lease_evicts_nobody(redis_server: RedisServer) -> None:
+    async with Crew(redis_server.url, lease_s=1.2) as crew:
+        redis = crew.redis()
+        workers = await crew.started(4, probe=silent)
+        before = boots(workers[0].membership.ring)
+        await leases_unbroken(crew, redis, workers, times=1)  # each may evict now
+        with structlog.testing.capture_logs() as logs:
+            redis_server.pause()
+            for worker in workers:
+                await eventually(lambda w=worker: not w.membership.lease_held, "lease over")  # type: ignore[misc]
+            redis_server.resume()
+            for worker in workers:
+                await eventually(lambda w=worker: w.membership.state == "joined", "joined")  # type: ignore[misc]
+            await leases_unbroken(crew, redis, workers, times=2)
+        for worker in workers:
+            assert boots(worker.membership.ring) == before
+        assert not events(logs, "member_evicted", "worker_evicted")
+
+
+async def test_redis_absent_at_boot_is_said_in_one_line_and_joined_when_it_appears() -> None:
+    with RedisServer() as server:
+        server.kill()
+        async with Crew(server.url) as crew:
+            worker = crew.worker()
+            with structlog.testing.capture_logs() as logs:
+                starting = asyncio.create_task(worker.membership.start())
+                await eventually(lambda: worker.membership.state == "detached", "detached")
+                async with asyncio.timeout(DEADLINE_S):
+                    await starting  # it has tried for a while, and goes on by itself
+                assert worker.membership.me is None
+                assert not worker.membership.owns("ada")
+                assert events(logs, "registry_away", "registry_back") == ["registry_away"]
+                await asyncio.to_thread(server.start)
+                await worker.sees(lambda ring: worker.membership.me in ring.members, "itself")
+                await eventually(lambda: worker.membership.state == "joined", "joined")
+            assert events(logs, "registry_away", "registry_back") == ["registry_away", "registry_back"]
+            away = next(entry for entry in logs if entry["event"] == "registry_away")
+            assert str(server.port) in away["reason"]
+
+
+async def test_a_redis_with_an_older_state_than_was_seen_is_believed_again(crew: Crew, redis: Redis) -> None:
+    """As when it comes back from a snapshot: its epoch is behind what the workers know."""
+    workers = await crew.started(2)
+    seen = workers[0].membership.ring.epoch
+    await redis.hset(f"{{kernelring:{HOST}}}:ring", "epoch", str(seen - 5000))
+    for worker in workers:
+        await worker.sees(lambda ring: ring.epoch > seen, "an epoch above the one that was seen")
+        assert len(worker.membership.ring.members) == 2
+
+
+async def test_a_redis_with_an_older_state_in_which_i_am_not_lets_me_join_anew(crew: Crew, redis: Redis) -> None:
+    worker = (await crew.started(1))[0]
+    old, seen = worker.me, worker.membership.ring.epoch
+    await redis_clock_passes(redis, int(LEASE_S * 1000))
+    await redis.hset(f"{{kernelring:{HOST}}}:ring", "epoch", str(seen - 5000))
+    await redis.delete(f"{{kernelring:{HOST}}}:members")
+    await worker.sees(lambda ring: worker.membership.me in ring.members and ring.member(old.boot) is None, "a new life")
+    assert worker.me.address == old.address
