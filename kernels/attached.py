@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -73,7 +74,7 @@ class AttachedKernel:
 
     async def attach_new(self, context: zmq.Context[Any], info: dict[str, Any], timeout_s: float) -> None:
         """Connect to a process that was just started; raise KernelSilent when it does not answer in `timeout_s`."""
-        wires = self._wires = Wires(context, info, self._receive)
+        wires = self._wire(context, info)
         await wires.first_answer(timeout_s)
         await wires.subscribe()
         await self._connect(wires)
@@ -89,13 +90,20 @@ class AttachedKernel:
         on until we have connected), by us, or by both; the client's last msg_id tells where to go on. And `claim`
         returns when that owner writes no more: what it has written is in the kernel before its identity is taken.
         """
-        wires = self._wires = Wires(context, info, self._receive)
+        wires = self._wire(context, info)
         await wires.subscribe()
         await claim()
         await self._connect(wires)
         self.life.adopted(time.monotonic())
         wires.probe("shell", self.life.probe_answered)
         self._open()
+
+    def _wire(self, context: zmq.Context[Any], info: dict[str, Any]) -> Wires:
+        if self._closed:  # deleted or moved while it started
+            raise self._closed
+        self._cut()
+        self._wires = Wires(context, info, self._receive)
+        return self._wires
 
     async def _connect(self, wires: Wires) -> None:
         if self.held_back:  # while we waited for the kernel another worker asked for it: it must not find us after it
@@ -105,6 +113,11 @@ class AttachedKernel:
     def _open(self) -> None:
         self._attached_at = datetime.now(UTC)
         self._attached.set()
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the process that was connected to, or about to be, is known to have ended or gone elsewhere."""
+        return self._wires is None
 
     # -- clients --------------------------------------------------------------------------------------------------
 
@@ -140,16 +153,17 @@ class AttachedKernel:
         """Write a client's message to the kernel. Raises KernelMoved when another worker owns it now."""
         if self.held_back:
             raise KernelMoved("another worker is taking the kernel")
+        is_request = message.channel != "stdin" and header["msg_type"].endswith("_request")
         if self._wires is None:
-            reason = "The kernel is dead. Restart it to go on."
-            self._fail(Request(header, message.channel, client), reason)
+            if is_request:
+                self._fail(Request(header, message.channel, client), "The kernel is dead. Restart it to go on.")
             return
         try:
             self._wires.send(message.channel, message.parts)
         except PortLost as error:
             raise KernelMoved(str(error)) from error
         self.last_activity = datetime.now(UTC)
-        if message.channel != "stdin" and header["msg_type"].endswith("_request"):
+        if is_request:
             self.life.sent(header["msg_id"], Request(header, message.channel, client))
 
     async def hold_back(self) -> None:
@@ -226,7 +240,7 @@ class AttachedKernel:
                 self._note_status(parts)
             self._keep(frame)
             return
-        asked = orjson.loads(parts[1]).get("msg_id") or ""
+        asked = framing.msg_id_of(parts[1])
         # An input request (stdin) goes to whoever sent the cell that asks, which goes on.
         request = self.life.pending.get(asked) if channel == "stdin" else self.life.replied(asked)
         if request:
@@ -235,10 +249,8 @@ class AttachedKernel:
             self._keep(frame, "", answers=asked)
 
     def _note_status(self, parts: list[bytes]) -> None:
-        msg_id = orjson.loads(parts[1]).get("msg_id")
-        state = orjson.loads(parts[3]).get("execution_state")
-        if isinstance(msg_id, str) and isinstance(state, str):
-            self.life.status(msg_id, state)
+        with suppress(ValueError, TypeError, KeyError):
+            self.life.status(framing.msg_id_of(parts[1]), orjson.loads(parts[3])["execution_state"])
         self.last_activity = datetime.now(UTC)
 
     def _keep(self, frame: bytes, to: str | None = None, answers: str | None = None) -> None:
@@ -249,9 +261,13 @@ class AttachedKernel:
     # -- ends -----------------------------------------------------------------------------------------------------
 
     def process_exited(self, reason: str) -> None:
-        """The kernel's process ended by itself."""
+        """The kernel's process ended by itself: pass on its last words, then why."""
+        if self._wires:
+            self._wires.drain()
         self._cut()
         self._act(self.life.exited(reason, time.monotonic()))
+        if self.life.phase == "dead":
+            self._attached.set()
 
     def restarting(self, reason: str) -> None:
         """A restart was asked for; until `attach_new` clients wait."""

@@ -104,6 +104,20 @@ def checked(frame: bytes) -> tuple[Message, dict[str, Any]]:
     return message, header
 
 
+def msg_id_of(header: bytes) -> str:
+    """Return the msg_id in a header or parent header that a kernel sent; "" when there is none to be read."""
+    try:
+        msg_id = orjson.loads(header)["msg_id"]
+    except (ValueError, TypeError, KeyError):
+        return ""
+    return msg_id if isinstance(msg_id, str) else ""
+
+
+def is_servers_own(frame: bytes) -> bool:
+    """Whether a frame was made by `server_message`, here or at another worker."""
+    return b'"username":"kernelring"' in part_of(frame, 0)
+
+
 def trusted(frame: bytes) -> tuple[Message, dict[str, Any]]:
     """As `checked`, of a frame that a worker of ours has checked."""
     message = unpack(frame)

@@ -8,6 +8,7 @@ other workers.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from kernels.wires import is_bound
 log = structlog.get_logger(__name__)
 
 FRESH_WAIT_S: Final = 5.0  # how long a request waits for kernels to be adopted before it is told to come back
-ADOPTIONS_AT_ONCE: Final = 32
+RETRY_S: Final = 0.5
 
 
 class Rule(Protocol):
@@ -57,6 +58,7 @@ class Tenant:
     kernel: AttachedKernel
     manager: NurseryKernelManager
     record: KernelRecord
+    exit_told: int = 0  # the incarnation whose exit clients were told of
     # One life-cycle change at a time: a restart asked for while an automatic one runs waits for it.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -72,11 +74,10 @@ class House:
         self._tenants: dict[str, Tenant] = {}
         self._reclaim = False
         self._behind = 0  # an epoch that somebody has claimed a kernel of "mine" with: our ring is older than that
-        self._starting: set[str] = set()  # ids that `create` is at: they are nobody's to adopt
+        self._in_hand: set[str] = set()  # ids that `create` or `end` is at: they are nobody's to adopt
         self._kick = asyncio.Event()
         self._fresh = asyncio.Event()  # set while the tenants are what the newest ring says
         self._changed = asyncio.Event()
-        self._adoptions = asyncio.Semaphore(ADOPTIONS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -103,6 +104,10 @@ class House:
         """Return one kernel of the user's. Raises UnknownKernel (also for somebody else's), NurseryUnavailable."""
         await self._current()
         tenant = self._tenants.get(kernel_id)
+        if tenant is None and (await self._nursery.get(kernel_id)).user == user and kernel_id not in self._in_hand:
+            # Started by the owner before us while the ring changed, after we had asked what there is.
+            self.ownership_changed()
+            raise KernelMoved("the kernel is being taken over")
         if tenant is None or tenant.record.user != user:
             raise UnknownKernel(kernel_id)
         return tenant
@@ -116,7 +121,7 @@ class House:
         SpawnRefused, NurseryUnavailable.
         """
         await self._current()
-        if kernel_id in self._tenants or kernel_id in self._starting:
+        if kernel_id in self._tenants or kernel_id in self._in_hand:
             raise DuplicateKernel(kernel_id)
         manager = NurseryKernelManager(
             kernel_id=kernel_id,
@@ -126,12 +131,12 @@ class House:
             nursery=self._nursery,
             zmq_context=self._context,
         )
-        self._starting.add(kernel_id)
+        self._in_hand.add(kernel_id)
         try:
             await manager.start_kernel(cwd=str(cwd), env=env)
             record = await self._nursery.note(kernel_id, notes)
         finally:
-            self._starting.discard(kernel_id)
+            self._in_hand.discard(kernel_id)
         tenant = self._tenants[kernel_id] = Tenant(self._kernel(kernel_id, user), manager, record)
         self._spawn(self._bring_up(tenant), "bring_up")
         log.info("kernel_started", user=user, kernel=kernel_id, spec=kernel_name, kernel_pid=record.pid)
@@ -142,10 +147,14 @@ class House:
         kernel_id = tenant.record.kernel_id
         if self._tenants.pop(kernel_id, None) is None:
             raise UnknownKernel(kernel_id)
+        self._in_hand.add(kernel_id)
         tenant.kernel.ended(reason)
-        async with tenant.lock:
-            await tenant.manager.shutdown_kernel()
-            await self._nursery.end(kernel_id, reason)
+        try:
+            async with tenant.lock:
+                await tenant.manager.shutdown_kernel()
+                await self._nursery.end(kernel_id, reason)
+        finally:
+            self._in_hand.discard(kernel_id)
         log.info("kernel_ended", user=tenant.record.user, kernel=kernel_id, reason=reason)
 
     async def restart(self, tenant: Tenant) -> None:
@@ -170,8 +179,8 @@ class House:
 
     def drop_all(self, why: str) -> None:
         """Let go of every kernel at once: this worker is not a member any more."""
-        for kernel_id in list(self._tenants):
-            self._let_go(kernel_id, why)
+        for tenant in list(self._tenants.values()):
+            self._let_go(tenant, why)
 
     @property
     def holding(self) -> int:
@@ -192,7 +201,8 @@ class House:
             case KernelExited(record):
                 self._exited(record)
             case ClaimLost(kernel_id, epoch):
-                self._let_go(kernel_id, f"claimed at epoch {epoch}")
+                if tenant := self._tenants.get(kernel_id):
+                    self._let_go(tenant, f"claimed at epoch {epoch}")
             case ClaimWanted(kernel_id, _):
                 if tenant := self._tenants.get(kernel_id):
                     self._spawn(self._yield(tenant), "yield")
@@ -205,12 +215,13 @@ class House:
             await tenant.kernel.hold_back()
             await self._nursery.yielded(tenant.record.kernel_id)
 
-    def _let_go(self, kernel_id: str, why: str) -> None:
-        tenant = self._tenants.pop(kernel_id, None)
+    def _let_go(self, tenant: Tenant, why: str) -> None:
+        kernel_id = tenant.record.kernel_id
+        tenant.kernel.moved(why)
+        tenant.manager.let_go()
         self._changed.set()
-        if tenant:
-            tenant.kernel.moved(why)
-            tenant.manager.let_go()
+        if self._tenants.get(kernel_id) is tenant:
+            del self._tenants[kernel_id]
             log.info("kernel_released", user=tenant.record.user, kernel=kernel_id, why=why)
             if self._rule.owns(tenant.record.user):  # whoever took it went by an older ring than ours
                 self.ownership_changed()
@@ -218,11 +229,14 @@ class House:
     def _exited(self, record: KernelRecord) -> None:
         tenant = self._tenants.get(record.kernel_id)
         # A restart that somebody asked for ends the old process on purpose; it holds the lock meanwhile.
-        if tenant is None or tenant.lock.locked() or record.incarnation < tenant.record.incarnation:
-            return
+        if tenant and not tenant.lock.locked() and record.incarnation >= tenant.record.incarnation:
+            self._tell_exit(tenant, record)
+
+    def _tell_exit(self, tenant: Tenant, record: KernelRecord) -> None:
         tenant.record = record
-        assert record.exit is not None
-        tenant.kernel.process_exited(f"The kernel ended: {record.exit.reason}.")
+        if record.exit and tenant.exit_told < record.incarnation:
+            tenant.exit_told = record.incarnation
+            tenant.kernel.process_exited(f"The kernel ended: {record.exit.reason}.")
 
     # -- following ------------------------------------------------------------------------------------------------
 
@@ -246,8 +260,10 @@ class House:
             self._kick.clear()
             try:
                 await self._reconcile()
-            except NurseryUnavailable as error:
-                log.warning("kernels_unknown", why=str(error))  # the nursery's return kicks again
+            except Exception as error:
+                known = isinstance(error, NurseryUnavailable)
+                log.warning("kernels_unknown", why=str(error), exc_info=None if known else error)
+                asyncio.get_running_loop().call_later(RETRY_S, self._kick.set)
                 continue
             if not self._kick.is_set():
                 self._fresh.set()
@@ -262,19 +278,19 @@ class House:
         await self._keep_mine()
         async with asyncio.TaskGroup() as group:
             for kernel_id, record in records.items():
-                known = kernel_id in self._tenants or kernel_id in self._starting
+                known = kernel_id in self._tenants or kernel_id in self._in_hand
                 if self._rule.owns(record.user) and not known:
                     group.create_task(self._adopt(record))
 
     async def _keep_mine(self) -> None:
         """See to it that what is attached here and ours stays so."""
         reclaim, self._reclaim = self._reclaim, False
-        for kernel_id, tenant in list(self._tenants.items()):
+        for tenant in list(self._tenants.values()):
             if not self._rule.owns(tenant.record.user):
                 continue
             if tenant.kernel.held_back:
                 # Yielded to a worker that owned it by an older ring, which may have the identity by now.
-                self._let_go(kernel_id, "to be attached anew")
+                self._let_go(tenant, "to be attached anew")
             elif reclaim:  # a new nursery does not know over which connection a kernel is held
                 await self._claim_again(tenant)
 
@@ -285,7 +301,10 @@ class House:
         except (KernelsError, NoSuchKernel) as error:
             log.warning("kernel_not_adopted", kernel=record.kernel_id, user=record.user, why=str(error))
             return
-        tenant = self._tenants[record.kernel_id] = Tenant(self._kernel(record.kernel_id, record.user), manager, record)
+        kernel = self._kernel(record.kernel_id, record.user)
+        if record.exit is None:
+            kernel.life.adopted(time.monotonic())
+        tenant = self._tenants[record.kernel_id] = Tenant(kernel, manager, record)
         self._spawn(self._bring_up(tenant, running=True), "adopt")
 
     async def _claim_again(self, tenant: Tenant) -> None:
@@ -295,7 +314,13 @@ class House:
             tenant.record = await self._nursery.claim(kernel_id, epoch, boot)
         except (ClaimRefused, UnknownKernel) as error:
             self._note_refusal(error)
-            self._let_go(kernel_id, str(error))
+            self._let_go(tenant, str(error))
+
+    def _claim_for(self, tenant: Tenant) -> tuple[int, str]:
+        """Under what to claim: only a user of ours, in the ring that says so; else what the kernel is held with."""
+        if self._rule.owns(tenant.record.user):
+            return self._rule.claim()
+        return tenant.record.claim_epoch, tenant.record.claim_boot
 
     def _note_refusal(self, error: Exception) -> None:
         if isinstance(error, ClaimRefused):
@@ -310,29 +335,27 @@ class House:
         """Connect to the process of `tenant`; `running`: another owner may be connected to it until we are."""
         kernel, kernel_id = tenant.kernel, tenant.record.kernel_id
         info = dict(tenant.manager.get_connection_info())
-        epoch, boot = self._rule.claim()
+        epoch, boot = self._claim_for(tenant)
 
         async def claim() -> None:
             await self._nursery.claim(kernel_id, epoch, boot, quiet=True)
 
         try:
-            async with self._adoptions:
-                tenant.record = await self._nursery.get(kernel_id)
-                if tenant.record.exit:
-                    kernel.process_exited(f"The kernel ended: {tenant.record.exit.reason}.")
-                elif running and is_bound(info):
-                    await kernel.attach_running(self._context, info, claim)
-                else:
-                    await claim()
-                    await kernel.attach_new(self._context, info, self._options.start_timeout_s)
-                await self._nursery.claim(kernel_id, epoch, boot)  # now the owner before us lets go
+            record = await self._nursery.get(kernel_id)
+            if record.exit:
+                self._tell_exit(tenant, record)
+            elif running and is_bound(info):
+                await kernel.attach_running(self._context, info, claim)
+            else:
+                await claim()
+                await kernel.attach_new(self._context, info, self._options.start_timeout_s)
+            await self._nursery.claim(kernel_id, epoch, boot)  # now the owner before us lets go
             log.info("kernel_attached", user=kernel.user, kernel=kernel_id, epoch=epoch, boot=boot, adopted=running)
-        except (ClaimRefused, KernelMoved) as error:
+        except (ClaimRefused, KernelMoved, UnknownKernel, NurseryUnavailable) as error:
             self._note_refusal(error)
-            self._let_go(kernel_id, str(error))
+            self._let_go(tenant, str(error))  # clients ask again, and what is ours is adopted anew
         except KernelsError as error:
-            # The process' own exit, when that is the cause, was told already and with the better reason.
-            if self._tenants.get(kernel_id) is tenant and kernel.life.phase not in ("dead", "restarting"):
+            if not kernel.is_cut:  # else the process has ended, which is told already, or is nobody's any more
                 kernel.gave_up(f"The kernel cannot be reached: {error}.")
 
     def _restart_by_itself(self, kernel: AttachedKernel) -> None:

@@ -296,8 +296,8 @@ async def _next_line(reader: asyncio.StreamReader) -> bytes:
 
 async def _every(pause_s: float, work: Callable[[], None]) -> None:
     while True:
-        await asyncio.sleep(pause_s)
         try:
             work()
         except OSError as error:
             log.warning("nursery_tending_failed", error=str(error))
+        await asyncio.sleep(pause_s)

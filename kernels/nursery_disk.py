@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 import structlog
@@ -53,13 +54,13 @@ def _load(path: Path) -> KernelRecord:
     return record
 
 
-def open_log(directory: Path) -> int:
+def open_log(directory: Path) -> BinaryIO:
     """The kernel's log, empty, opened for appending. Replaces whatever else a kernel has put in its place."""
     path = directory / LOG
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     if path.is_symlink() or (path.exists() and not path.is_file()):
         path.unlink()
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    return os.fdopen(os.open(path, flags | os.O_NOFOLLOW, 0o600), "wb", buffering=0)
 
 
 def check_directory(order: SpawnOrder, folder: Path) -> None:

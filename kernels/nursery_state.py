@@ -33,14 +33,16 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Ward:
-    """A kernel in care. `pidfd` is -1 once it has exited; `emptied` then waits for the rest of its group."""
+    """A kernel in care. `pidfd` is -1 once it has exited; `emptying` then waits for the rest of its group, and
+    `group_left` says whether there may be one: only as long may its number be asked for."""
 
     record: KernelRecord
     pidfd: int = -1
     born: float = 0.0
     ending: str = ""
     exited: asyncio.Event = field(default_factory=asyncio.Event)
-    emptied: asyncio.Task[None] | None = None
+    group_left: bool = False
+    emptying: asyncio.Task[None] | None = None
 
 
 class Kernels:
@@ -57,7 +59,6 @@ class Kernels:
             ward = self._wards[record.kernel_id] = Ward(record)
             if record.state == "running":
                 self._rewatch(ward)
-        self.sweep()
 
     def records(self, user: str | None = None) -> list[KernelRecord]:
         """All records, or those of one user."""
@@ -143,8 +144,11 @@ class Kernels:
             raise UnknownKernel(f"there is no kernel {kernel_id}") from None
 
     def _keep(self, ward: Ward, record: KernelRecord) -> None:
-        nursery_disk.save(record)
         ward.record = record
+        try:
+            nursery_disk.save(record)
+        except OSError as error:  # a full disk, a directory that its kernel has removed: it is true all the same
+            log.warning("kernel_record_not_saved", kernel=record.kernel_id, error=str(error))
 
     def _launch(self, order: SpawnOrder, before: KernelRecord | None) -> KernelRecord:
         fresh: list[KernelRecord] = []
@@ -153,17 +157,12 @@ class Kernels:
             fresh.append(_first_record(order, before, pid, started))
             nursery_disk.save(fresh[0])
 
-        log_fd = nursery_disk.open_log(order.directory)
         try:
-            processes.launch(order, log_fd, keep)
-        except SpawnRefused:
+            with nursery_disk.open_log(order.directory) as log_file:
+                processes.launch(order, log_file.fileno(), keep)
+        except (SpawnRefused, OSError) as error:
             self._forget_attempt(order, before)
-            raise
-        except OSError as error:
-            self._forget_attempt(order, before)
-            raise SpawnRefused(f"cannot start {order.argv[0]}: {error}") from error
-        finally:
-            os.close(log_fd)
+            raise SpawnRefused(str(error)) from error
         ward = self._wards[order.kernel_id] = Ward(fresh[0], born=time.monotonic())
         self._watch(ward, os.pidfd_open(ward.record.pid))  # a child that is not waited for keeps its pid
         return ward.record
@@ -199,17 +198,11 @@ class Kernels:
         # Before waiting for it: as a zombie it still holds its pid, so the group cannot be another's.
         processes.kill_group(pid)
         found = self._told(ward, _wait_status(pid, ward.record.pid_started))
-        self._save_exit(ward, replace(ward.record, state="exited", exit=found))
-        ward.emptied = asyncio.create_task(_group_gone(pid))
+        self._keep(ward, replace(ward.record, state="exited", exit=found))
+        ward.group_left = True
+        ward.emptying = asyncio.create_task(self._see_empty(ward))
         ward.exited.set()
         self._on_exit(ward.record)
-
-    def _save_exit(self, ward: Ward, record: KernelRecord) -> None:
-        try:
-            self._keep(ward, record)
-        except OSError as error:  # a full disk, a removed directory: it has exited all the same
-            ward.record = record
-            log.warning("kernel_record_not_saved", kernel=record.kernel_id, error=str(error))
 
     def _told(self, ward: Ward, status: int | None) -> Exit:
         found = Exit.of_status(status)
@@ -228,8 +221,15 @@ class Kernels:
                 await asyncio.wait_for(ward.exited.wait(), KILL_S)
             except TimeoutError:
                 raise KernelStuck(f"process {ward.record.pid} is still there {KILL_S:g} s after SIGKILL") from None
-        if ward.emptied is not None:
-            await asyncio.shield(ward.emptied)
+        if ward.group_left:
+            await _group_gone(ward.record.pid)
+
+    async def _see_empty(self, ward: Ward) -> None:
+        try:
+            await _group_gone(ward.record.pid)
+            ward.group_left = False
+        except KernelStuck as error:
+            log.warning("kernel_group_stuck", kernel=ward.record.kernel_id, error=str(error))
 
 
 async def _group_gone(group: int) -> None:

@@ -25,6 +25,12 @@ DRAIN_ALL_MESSAGES: Final = 64 * 1024
 # A SUB that may not reconnect (-1) throws away what it has received and not yet handed over when its peer ends:
 # a kernel's last words. One that would reconnect keeps it, so it is told to, on a day that does not come.
 NEVER_MS: Final = 7 * 24 * 3600 * 1000
+# As plain numbers: pyzmq's own are enums, whose `|` and `&` cost as much as the calls that they are for.
+NOBLOCK: Final = int(zmq.NOBLOCK)
+MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
+EVENTS: Final = int(zmq.EVENTS)
+POLLIN: Final = int(zmq.POLLIN)
+POLLOUT: Final = int(zmq.POLLOUT)
 LINGER_MS: Final = 1000  # what was handed to a socket still reaches the kernel when the socket is closed
 
 
@@ -97,31 +103,28 @@ class Port:
         if self._socket.closed:
             raise PortLost("the socket is closed")
         try:
-            self._socket.send_multipart(parts, zmq.NOBLOCK)
+            for part in parts[:-1]:
+                self._socket.send(part, MORE)
+            self._socket.send(parts[-1], NOBLOCK)
         except zmq.ZMQError as error:
             raise PortLost(f"the kernel's socket took no message: {error}") from error
         # Sending handles pending events inside libzmq and can thereby swallow the edge that announces a message.
-        if self._events() & zmq.POLLIN:
+        if self._events() & POLLIN:
             self._drain_soon()
 
     def drain(self) -> None:
         """Deliver what has arrived, up to a turn's share."""
         for _ in range(MESSAGES_PER_TURN):
-            if self._socket.closed:
+            if self._socket.closed or not self._anything_new():
                 return
-            try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                if not self._anything_new():
-                    return
-                continue
-            self._hand_up(parts)
+            if parts := self._read():
+                self._hand_up(parts)
         self._drain_soon()
 
     def drain_all(self) -> None:
         """Deliver all that has arrived by now (used once, before the socket is given up)."""
         for _ in range(DRAIN_ALL_MESSAGES // MESSAGES_PER_TURN):
-            if self._socket.closed or not self._events() & zmq.POLLIN:
+            if self._socket.closed or not self._events() & POLLIN:
                 return
             self.drain()
 
@@ -137,9 +140,25 @@ class Port:
     def _anything_new(self) -> bool:
         """Note that there is a peer, when there is. Looking can swallow the edge, as sending can: hence the answer."""
         events = self._events()
-        if events & zmq.POLLOUT and not self._writable.done():
+        if events & POLLOUT and not self._writable.done():
             self._writable.set_result(None)
-        return bool(events & zmq.POLLIN)
+        return bool(events & POLLIN)
+
+    def _read(self) -> list[bytes]:
+        """The next message; empty when its peer has ended since it was announced.
+
+        A frame that is not copied knows whether more follow. `recv_multipart` asks the socket after each part, which
+        costs more than the part.
+        """
+        try:
+            frame = self._socket.recv(NOBLOCK, copy=False)
+            parts = [frame.bytes]
+            while frame.more:
+                frame = self._socket.recv(NOBLOCK, copy=False)
+                parts.append(frame.bytes)
+        except zmq.Again:
+            return []
+        return parts
 
     def _drain_soon(self) -> None:
         if not self._draining:
@@ -159,4 +178,4 @@ class Port:
                 log.exception("kernel_message_failed")
 
     def _events(self) -> int:
-        return int(self._socket.getsockopt(zmq.EVENTS))
+        return int(self._socket.get(EVENTS))

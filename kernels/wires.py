@@ -10,15 +10,15 @@ import asyncio
 import hmac
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
 import structlog
 import zmq
 from jupyter_client.session import DELIM, Session
 
+from kernels import framing
 from kernels.errors import KernelSilent, PortLost
 from kernels.port import Port
 
@@ -54,6 +54,7 @@ class Wires:
         self._info = connection_info
         self._deliver = on_message
         self._session = Session(key=connection_info["key"])
+        self._key: bytes = connection_info["key"]
         self._ports: dict[str, Port] = {}
         self._probes: dict[str, Callable[[], None]] = {}
         self._iopub_seen = asyncio.Event()
@@ -81,18 +82,17 @@ class Wires:
         arrives; one that is busy and does not serve control meanwhile is taken on trust after two seconds.
         """
         self._ports["iopub"] = self._port(zmq.SUB, "iopub")
-        scout: Port | None = None
-        for _ in range(SUBSCRIBE_TRIES):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(WELCOME_WAIT_S):
-                    await self._iopub_seen.wait()
-                    break
-            scout = scout or self._scout("control")
-            self._send_probe(scout, {}, lambda: None)
-        else:
-            log.warning("iopub_not_confirmed", endpoint=self._endpoint("iopub"))
-        if scout:
-            scout.close()
+        with ExitStack() as scouts:
+            scout: Port | None = None
+            for _ in range(SUBSCRIBE_TRIES):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(WELCOME_WAIT_S):
+                        await self._iopub_seen.wait()
+                        break
+                scout = scout or scouts.enter_context(closing(self._scout("control")))
+                self._send_probe(scout, {}, lambda: None)
+            else:
+                log.warning("iopub_not_confirmed", endpoint=self._endpoint("iopub"))
         self._raise_if_closed()
 
     async def connect(self) -> None:
@@ -106,10 +106,15 @@ class Wires:
                     await self._ports[channel].connected()
         except TimeoutError as error:
             raise KernelSilent("the kernel's sockets take no connection") from error
+        self._raise_if_closed()
 
     def send(self, channel: str, parts: list[bytes]) -> None:
-        """Sign `parts` and write them to `channel`; raise PortLost when somebody else owns the kernel by now."""
-        self._ports[channel].send([DELIM, self._session.sign(parts[:4]), *parts])
+        """Sign `parts` and write them to `channel`; raise PortLost when the kernel's end is gone.
+
+        A kernel whose identity was taken over reads nothing from here, and libzmq does not say so (measured on 4.3.5):
+        an owner must not write after it has yielded or lost its claim.
+        """
+        self._ports[channel].send([DELIM, self._sign(parts), *parts])
 
     def probe(self, channel: str, on_reply: Callable[[], None], subshell: str | None = None) -> None:
         """Send a request of our own behind all that is queued on `channel`; its reply calls `on_reply`."""
@@ -164,7 +169,11 @@ class Wires:
         header = {**message["header"], "msg_id": PROBE_PREFIX + uuid.uuid4().hex, **extra}
         self._probes[header["msg_id"]] = on_reply
         parts = [self._session.pack(header), b"{}", b"{}", b"{}"]
-        port.send([DELIM, self._session.sign(parts), *parts])
+        port.send([DELIM, self._sign(parts), *parts])
+
+    def _sign(self, parts: list[bytes]) -> bytes:
+        """As `Session.sign` (hmac-sha256), in one call: every message is signed or verified, and that costs half."""
+        return hmac.digest(self._key, b"".join(parts[:4]), "sha256").hex().encode()
 
     def _receive(self, channel: str, wire: list[bytes]) -> None:
         try:
@@ -172,21 +181,27 @@ class Wires:
             signature, parts = wire[at + 1], wire[at + 2 :]
         except (ValueError, IndexError):
             return self._forged(channel)
-        if len(parts) < 4 or not hmac.compare_digest(self._session.sign(parts[:4]), signature):
+        if len(parts) < 4 or not hmac.compare_digest(self._sign(parts), signature):
             return self._forged(channel)
         if channel == "iopub":
             self._iopub_seen.set()
             if b"iopub_welcome" in parts[0]:
                 return None
-        if PROBE_PREFIX.encode() in parts[1]:
-            return self._probe_reply(channel, parts)
+        parent = framing.msg_id_of(parts[1])
+        if parent.startswith(PROBE_PREFIX) and self._is_probes_own(channel, parent, parts[0]):
+            return None
         return self._deliver(channel, parts)
 
-    def _probe_reply(self, channel: str, parts: list[bytes]) -> None:
-        """What a probe of ours causes is nobody else's business; its reply ends the probe."""
-        on_reply = self._probes.pop(orjson.loads(parts[1])["msg_id"], None) if channel != "iopub" else None
-        if on_reply:
+    def _is_probes_own(self, channel: str, probe: str, header: bytes) -> bool:
+        """Whether a message is the reply or the status of a probe, which is nobody else's business.
+
+        Output is not, even if it names a probe: to what background threads print ipykernel gives the last request.
+        """
+        if channel == "iopub":
+            return b'"status"' in header
+        if on_reply := self._probes.pop(probe, None):
             on_reply()
+        return True
 
     def _forged(self, channel: str) -> None:
         if not self._forged_seen:

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvloop
 
 from local.bench_links import LinkError
 
 WARM_REQUESTS: Final = 20
+WARM_S: Final = 20.0  # for the warm-up at the most, and after the end for what is still in flight
 _END: Final = b"\r\n\r\n"
 _LENGTH: Final = b"content-length: "
 
@@ -45,8 +46,7 @@ class Connection(asyncio.Protocol):
         self.answered = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's has no common base with asyncio's
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
@@ -106,14 +106,16 @@ async def _fetch(load: Requests, ready: Callable[[], Any]) -> float:
         _, connection = await loop.create_connection(partial(Connection, load, token), "127.0.0.1", load.port)
         connections.append(connection)
     try:
-        await asyncio.gather(*(connection.done for connection in connections))
+        async with asyncio.timeout(WARM_S):
+            await asyncio.gather(*(connection.done for connection in connections))
         ready()
         began = time.perf_counter()
         for connection in connections:
             connection.go_on()
         for connection in connections:
             loop.call_later(load.seconds, connection.stop)
-        await asyncio.gather(*(connection.done for connection in connections))
+        async with asyncio.timeout(load.seconds + WARM_S):
+            await asyncio.gather(*(connection.done for connection in connections))
         return sum(connection.answered for connection in connections) / (time.perf_counter() - began)
     finally:
         for connection in connections:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from jupyter_client.manager import KernelManager
-from jupyter_client.provisioning import LocalProvisioner
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from local.bench_links import RawPlace
 from server.workdir import kernel_environment

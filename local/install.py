@@ -41,8 +41,9 @@ def install(extras: frozenset[str], *, always: bool) -> None:
         if not always and there is not None and extras <= there:
             return
         wanted = sorted(extras | (there or frozenset()))
-        say("installing the build tool")
-        _pip("setuptools")
+        say("installing pip and the build tool")
+        # A pip as old as Debian 12's searches for minutes when a pin does not fit; a new one says so at once.
+        _pip("pip", "setuptools")
         say(f"installing the server and {' and '.join(wanted)} packages (minutes, the first time)")
         _pip("--no-build-isolation", "--editable", f".[{','.join(wanted)}]")
         _STAMP.write_text(json.dumps({"key": key, "extras": wanted}))

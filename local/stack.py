@@ -6,7 +6,6 @@ Redis is given. The log is JSON, so that whoever breaks things can wait for an e
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import secrets
@@ -23,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from kernels.nursery_client import NurseryClient
+from kernels import nursery_call
 from local import tied
 from local.launch import web_command
 from local.paths import ROOT, with_venv_on_path
@@ -222,16 +221,7 @@ class Stack:
 
     def nursery(self) -> Event:
         """What the nursery says of itself: pid, up_s, workers, kernels."""
-
-        async def ask() -> Event:
-            client = NurseryClient(self.runtime / "nursery.sock", "onlooker", lambda _event: None)
-            await client.start()
-            try:
-                return await client.status()
-            finally:
-                await client.close()
-
-        return asyncio.run(ask())
+        return nursery_call.ask(self.runtime, "status", STOP_S)
 
     def tail(self, lines: int = 40) -> str:
         """The end of the log."""

@@ -38,13 +38,7 @@ async def status(request: web.Request) -> web.Response:
 async def me(request: web.Request) -> web.Response:
     """`GET /api/me?permissions={…}`: who I am, and which of the permissions asked for I have (all: it is my own)."""
     user = request[USER]
-    asked = request.query.get("permissions", "{}")
-    try:
-        permissions = orjson.loads(asked)
-    except orjson.JSONDecodeError as error:
-        raise api_error(400, f"permissions must be JSON: {error}") from error
-    if not isinstance(permissions, dict):
-        raise api_error(400, "permissions must be a JSON object")
+    permissions = _permissions(request.query.get("permissions", ""))
     identity = {
         "username": user,
         "name": user,
@@ -53,4 +47,20 @@ async def me(request: web.Request) -> web.Response:
         "avatar_url": None,
         "color": None,
     }
-    return web.json_response({"identity": identity, "permissions": permissions})
+    # None of the fields above can be changed here: they come from the login.
+    return web.json_response({"identity": identity, "permissions": {**permissions, "updatable_fields": []}})
+
+
+def _permissions(text: str) -> dict[str, list[str]]:
+    """Return the permissions asked about: resource -> actions. Raises a 400 ApiError."""
+    try:
+        asked = orjson.loads(text) if text else {}
+    except orjson.JSONDecodeError as error:
+        raise api_error(400, f"permissions must be JSON: {error}") from error
+    if not isinstance(asked, dict) or not all(_are_texts(actions) for actions in asked.values()):
+        raise api_error(400, 'permissions must be a JSON object of the form {"resource": ["action"]}')
+    return asked
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)

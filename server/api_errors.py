@@ -67,7 +67,6 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
 
     A plain HTTP error of a page (a 404 for /favicon.ico, say) passes untouched.
     """
-    request_id(request)
     try:
         return await handler(request)
     except web.HTTPError as error:
@@ -77,9 +76,9 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         raise
     except web.HTTPException:
         raise
-    except (ConnectionError, web.RequestPayloadError) as error:
-        return _client_gone(request, error)
-    except Exception:
+    except Exception as error:
+        if _is_clients(request, error):
+            return _client_gone(request, error)
         log.exception("request_failed", **_about(request))
         return _internal_error(request)
 
@@ -124,6 +123,13 @@ def _to_json(error: web.HTTPError) -> None:
     if not isinstance(error, ApiError):
         error.text = _body(*_said(error))
         error.content_type = "application/json"
+
+
+def _is_clients(request: web.Request, error: Exception) -> bool:
+    """A lost connection is the client's own doing only when it is the client's connection that is lost."""
+    if isinstance(error, ConnectionError):
+        return request.transport is None or request.transport.is_closing()
+    return isinstance(error, web.RequestPayloadError)
 
 
 def _client_gone(request: web.Request, error: Exception) -> web.StreamResponse:

@@ -20,11 +20,11 @@ from kernels import framing
 from kernels.attached import Resume
 from kernels.errors import KernelGone, KernelMoved, MalformedFrame, UnknownKernel
 from server import app_keys
-from server.api_errors import ApiError, api_error
+from server.api_errors import ApiError, api_error, request_id
 from server.links import MAX_REASON, Link, LocalLink, Outgoing, PeerLink
 from server.owned import ENTRY_HEADER, OWNER_HEADER
 from server.ownership import unavailable
-from server.request_keys import REQUEST_ID, USER
+from server.request_keys import USER
 from sharding.errors import PeerLost, PeerRefused
 from sharding.member import Member
 
@@ -142,9 +142,9 @@ class Conversation:
     async def _seat_there(self, owner: Member, epoch: int) -> Link:
         peers = self._request.app[app_keys.PEERS]
         path = f"/api/kernels/{self._kernel_id}/channels"
-        request_id = self._request[REQUEST_ID]
+        named = request_id(self._request)
         try:
-            socket = await peers.websocket(owner, path, user=self._user, request_id=request_id, epoch=epoch)
+            socket = await peers.websocket(owner, path, user=self._user, request_id=named, epoch=epoch)
         except PeerRefused as refused:
             raise (self._unknown() if refused.status == 404 else unavailable(refused)) from refused
         try:
@@ -254,10 +254,18 @@ class Conversation:
         if self._socket.ws_protocol == framing.V1_SUBPROTOCOL:
             await self._socket.send_bytes(frame)
         else:
-            legacy = framing.to_legacy(frame)
-            await (self._socket.send_str(legacy) if isinstance(legacy, str) else self._socket.send_bytes(legacy))
-        self._last = frame
+            await self._pass_on_legacy(frame)
+        if channel == "iopub" and not framing.is_servers_own(frame):  # what the next owner has heard, too
+            self._last = frame
         self._heard_at = datetime.now(UTC)
+
+    async def _pass_on_legacy(self, frame: bytes) -> None:
+        try:
+            legacy = framing.to_legacy(frame)
+        except MalformedFrame as error:  # a kernel that sends what cannot be said in JSON
+            log.warning("frame_not_passed_on", user=self._user, kernel=self._kernel_id, why=str(error))
+            return
+        await (self._socket.send_str(legacy) if isinstance(legacy, str) else self._socket.send_bytes(legacy))
 
 
 async def close_sockets(app: web.Application) -> None:

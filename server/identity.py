@@ -8,6 +8,7 @@ good cookie.
 It never looks at what belongs to whom: handlers do, with the user that they find here.
 """
 
+import warnings
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -45,6 +46,8 @@ def setup_identity(
     `redis` without decode_responses; `session_key` from `derive_session_key`. The caller closes `redis`,
     after the application's own cleanup; the verifier is closed here.
     """
+    # aiohttp-session keeps its two values in the request by plain names, of which aiohttp would warn in the log.
+    warnings.filterwarnings("ignore", category=web.NotAppKeyWarning, module="aiohttp_session")
     sessions = LoginSessions(SessionRecords(redis), key=session_key, hours=hours, guests=guests, behind_tls=behind_tls)
     logins = Logins(verifier, sessions, guests, behind_tls)
     app.middlewares.extend([json_errors, session_middleware(sessions), identity(logins)])

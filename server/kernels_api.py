@@ -13,9 +13,9 @@ from jupyter_client.kernelspec import NoSuchKernel
 from kernels.errors import DuplicateKernel, SpawnRefused
 from kernels.house import Tenant
 from server import app_keys, workdir
-from server.api_errors import api_error
+from server.api_errors import api_error, request_id
 from server.owned import json_object, text_field
-from server.request_keys import REQUEST_ID, USER
+from server.request_keys import USER
 from server.status import iso
 
 KERNEL_ID: Final = r"{kernel_id:\w+-\w+-\w+-\w+-\w+}"
@@ -50,7 +50,7 @@ async def start(
     name = name or request.app[app_keys.KERNELSPECS].default
     cwd = workdir.start_directory(settings.notebooks, user, path)
     environment = workdir.kernel_environment(settings.kernel_env, cwd)
-    chosen = kernel_id or request[REQUEST_ID]
+    chosen = kernel_id or request_id(request)
     try:
         return await house.create(user, chosen, name, cwd=cwd, env=environment, notes=notes or {})
     except NoSuchKernel as error:

@@ -74,11 +74,21 @@ async def get_kernelspec(request: web.Request) -> web.Response:
 
 async def kernelspec_file(request: web.Request) -> web.StreamResponse:
     """`GET /kernelspecs/{name}/{file}`: a logo or script of the kernelspec. Only files of its own directory."""
-    directory = Path((await _found(request, request.match_info["name"]))["resource_dir"]).resolve()
-    wanted = await asyncio.to_thread(directory.joinpath(request.match_info["file"]).resolve)
-    if not wanted.is_relative_to(directory) or not wanted.is_file():
+    directory = Path((await _found(request, request.match_info["name"]))["resource_dir"])
+    wanted = await asyncio.to_thread(_file_below, directory, request.match_info["file"])
+    if wanted is None:
         raise api_error(404, "The kernelspec has no such file")
     return web.FileResponse(wanted, headers={"X-Content-Type-Options": "nosniff"})
+
+
+def _file_below(directory: Path, name: str) -> Path | None:
+    """The file `name`, with links followed, if that is one in `directory`."""
+    try:
+        root = directory.resolve()
+        wanted = root.joinpath(name).resolve()
+        return wanted if wanted.is_relative_to(root) and wanted.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # too long a name; links in a ring; a null character
+        return None
 
 
 async def _found(request: web.Request, name: str) -> dict[str, Any]:

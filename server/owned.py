@@ -1,8 +1,8 @@
 """Requests about a user's kernels: made once, served at the owner.
 
 Owns the way of an HTTP request from the entry worker to the owner and back. The handlers themselves are the same
-whether a browser or a peer asks: they read `request[USER]` and `request[REQUEST_ID]`, which the identity middleware
-sets for clients and the hop for peers.
+whether a browser or a peer asks: they read `request[USER]`, which the identity middleware sets for clients and the hop
+for peers, and `request_id(request)`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from aiohttp import web
 
 from kernels.errors import UnknownKernel
 from server import app_keys
-from server.api_errors import api_error
-from server.request_keys import REQUEST_ID, USER
+from server.api_errors import api_error, request_id
+from server.request_keys import USER
 from sharding.member import Member
+from sharding.membership import Membership
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -35,9 +36,7 @@ def owned(handler: Handler) -> Handler:
         membership = request.app[app_keys.MEMBERSHIP]
 
         async def here() -> web.StreamResponse:
-            response = await local(request, handler)
-            response.headers[OWNER_HEADER] = membership.owner(request[USER]).name
-            return response
+            return await _signed(local(request, handler), OWNER_HEADER, membership)
 
         async def there(owner: Member, epoch: int) -> web.StreamResponse:
             reply = await request.app[app_keys.PEERS].request(
@@ -45,7 +44,7 @@ def owned(handler: Handler) -> Handler:
                 request.method,
                 request.path_qs,
                 user=request[USER],
-                request_id=request[REQUEST_ID],
+                request_id=request_id(request),
                 epoch=epoch,
                 body=body,
                 content_type=request.content_type if body else None,
@@ -54,12 +53,24 @@ def owned(handler: Handler) -> Handler:
             headers[OWNER_HEADER] = owner.name
             return web.Response(status=reply.status, body=reply.body, headers=headers)
 
-        response = await request.app[app_keys.OWNERSHIP].at_owner(request[USER], here, there)
-        me = membership.me
-        response.headers[ENTRY_HEADER] = me.name if me else "none"
-        return response
+        answer = request.app[app_keys.OWNERSHIP].at_owner(request[USER], here, there)
+        return await _signed(answer, ENTRY_HEADER, membership)
 
     return at_owner
+
+
+async def _signed(answer: Awaitable[web.StreamResponse], header: str, membership: Membership) -> web.StreamResponse:
+    """Return the answer with this worker's slot in `header`; a refusal, which is raised, is signed too."""
+
+    def sign(response: web.StreamResponse) -> web.StreamResponse:
+        response.headers[header] = membership.me.name if membership.me else "none"
+        return response
+
+    try:
+        return sign(await answer)
+    except web.HTTPError as refusal:
+        sign(refusal)
+        raise
 
 
 async def local(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -56,7 +56,7 @@ async def create_session(request: web.Request) -> web.Response:
     """`POST /api/sessions`: 201 with a new session, or with the existing one of that path."""
     model = _modern(await _body(request))
     for field in ("path", "type"):
-        if not text_field(model, field):
+        if text_field(model, field) is None:
             raise api_error(400, f"Missing field in JSON data: {field}")
     async with _lock(request[USER]):
         for found in await _all(request):

@@ -67,4 +67,4 @@ def _status(checks: dict[str, bool], *, draining: bool) -> str:
 
 def iso(moment: datetime) -> str:
     """ISO 8601 with microseconds and Z: the gateway client parses `%Y-%m-%dT%H:%M:%S.%fZ`."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

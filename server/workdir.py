@@ -19,6 +19,9 @@ PASSED_ON: Final = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "HOME", "USER", "LOGNAME
 # kernelspec; what Jupyter itself reads to find kernelspecs and its configuration goes along.
 JUPYTER: Final = ("JUPYTER_PATH", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_PREFER_ENV_PATH", "IPYTHONDIR")
 MAX_NAME_BYTES: Final = 200
+MAX_DEPTH: Final = (
+    64  # each step down reads a link at every level: a path of 2,000 would stop the event loop for seconds
+)
 _KERNEL_ID: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 
 
@@ -30,11 +33,12 @@ def is_kernel_id(text: str) -> bool:
 def user_directory(notebooks: Path, user: str) -> Path:
     """Return the user's directory below `notebooks`, made when missing. Two users never share one.
 
-    The name is the id, percent-encoded, so that it is one path segment; a long one ends in its hash instead.
+    The name is the id, percent-encoded, so that it is one path segment; a long one ends in its hash instead. An
+    encoded id has no "!", so nobody can choose an id that spells the shortened name of somebody else.
     """
     name = quote(user, safe="@+=,").replace(".", "%2E")
     if len(name) > MAX_NAME_BYTES:
-        name = f"{name[: MAX_NAME_BYTES - 65]}-{hashlib.sha256(user.encode()).hexdigest()}"
+        name = f"{name[: MAX_NAME_BYTES - 65]}!{hashlib.sha256(user.encode()).hexdigest()}"
     directory = notebooks / name
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory
@@ -45,12 +49,22 @@ def start_directory(notebooks: Path, user: str, path: str | None) -> Path:
     root = user_directory(notebooks, user).resolve()
     if not path or "\0" in path:
         return root
-    wanted = root.joinpath(path.lstrip("/"))
-    for candidate in (wanted, *wanted.parents):
-        real = candidate.resolve()
-        if real.is_relative_to(root) and real.is_dir():
-            return real
-    return root
+    here = root
+    for part in Path(path.lstrip("/")).parts[:MAX_DEPTH]:
+        below = _directory_below(root, here / part)
+        if below is None:
+            break
+        here = below
+    return here
+
+
+def _directory_below(root: Path, path: Path) -> Path | None:
+    """`path` with links followed, if that is a directory in `root`."""
+    try:
+        real = path.resolve()
+        return real if real.is_relative_to(root) and real.is_dir() else None
+    except (OSError, RuntimeError):  # too long a name, a closed directory; links in a ring (RuntimeError)
+        return None
 
 
 def kernel_environment(extra: tuple[str, ...], cwd: Path) -> dict[str, str]:

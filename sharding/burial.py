@@ -13,6 +13,7 @@ from functools import partial
 import structlog
 
 from sharding import process
+from sharding.ending import end
 from sharding.errors import RegistryUnavailable
 from sharding.member import Member
 from sharding.registry import Registry
@@ -29,9 +30,7 @@ class Burial:
         self._probe = probe
         self._cases: dict[str, asyncio.Task[None]] = {}
 
-    def consider(
-        self, ring: Ring, me: Member, expired: Iterable[str], done: Callable[[], Awaitable[object]]
-    ) -> None:
+    def consider(self, ring: Ring, me: Member, expired: Iterable[str], done: Callable[[], Awaitable[object]]) -> None:
         """Look into each of these boots. `done` is awaited after an eviction."""
         for boot in expired:
             member = ring.member(boot)
@@ -45,10 +44,7 @@ class Burial:
 
     async def stop(self) -> None:
         """Drop all cases."""
-        cases = list(self._cases.values())
-        for case in cases:
-            case.cancel()
-        await asyncio.gather(*cases, return_exceptions=True)
+        await end(list(self._cases.values()))
 
     async def _case(self, member: Member, me: Member, done: Callable[[], Awaitable[object]]) -> None:
         if await self._probe(member):
@@ -66,6 +62,4 @@ class Burial:
         """End the hung process, so that those who wait on its sockets come back through another."""
         here = member.host == me.host and member.pid != me.pid
         ended = here and await asyncio.to_thread(process.kill, member.pid, member.pid_started)
-        log.warning(
-            "member_evicted", slot=member.slot, boot=member.boot, reason="lease ran out", killed=ended
-        )
+        log.warning("member_evicted", slot=member.slot, boot=member.boot, reason="lease ran out", killed=ended)

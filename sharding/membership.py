@@ -16,6 +16,7 @@ from typing import Literal
 import structlog
 
 from sharding.burial import Burial
+from sharding.ending import end
 from sharding.errors import RegistryUnavailable
 from sharding.member import Candidate, Member
 from sharding.registry import Registry, View
@@ -151,12 +152,8 @@ class Membership:
 
     async def stop(self) -> None:
         """End all background work. Does not leave the ring."""
-        tasks = [*self._tasks, *self._suspects.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end([*self._tasks, *self._suspects.values()])
         await self._burial.stop()
-        self._tasks = []
 
     # News
 
@@ -280,7 +277,7 @@ class Membership:
             self._burial.consider(self._ring, me, beat.expired, self.refresh)
 
     async def _join(self) -> None:
-        sent, boot = _now(), self._boot
+        sent, boot, newcomer = _now(), self._boot, self._me is None
         place = await self._registry.join(self._identity, boot, self._view)
         if self._leaving:  # `leave` was called while the join was on its way
             if place.slot >= 0:
@@ -294,7 +291,7 @@ class Membership:
             self._lease_until = sent + self._lease_s
         self._apply(await self._registry.view())
         self._registered.set()
-        if self._me is not None and place.how == "joined":
+        if self._me is not None and newcomer:
             log.info("worker_registered", slot=place.slot, boot=boot, epoch=place.epoch)
 
     async def _follow(self) -> None:

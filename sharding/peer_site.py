@@ -16,6 +16,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -70,11 +71,12 @@ def peer_guard(secret: str, membership: Membership) -> Middleware:
     this user, even after a look at the newest ring. `/peer/ping` needs no user.
     """
     uid, expected = os.geteuid(), secret.encode()
+    uids: WeakKeyDictionary[object, int | None] = WeakKeyDictionary()  # of connections; they do not change
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get(SECRET_HEADER, "").encode("utf-8", "surrogateescape")
-        if _peer_uid(request) != uid or not hmac.compare_digest(given, expected):
+        if _uid_of(request.transport, uids) != uid or not hmac.compare_digest(given, expected):
             return _refusal(403, "not a peer")
         if request.path == PING_PATH:
             me = membership.me
@@ -108,10 +110,18 @@ def _listener(address: Path) -> socket.socket:
     return listener
 
 
-def _peer_uid(request: web.Request) -> int | None:
+def _uid_of(transport: asyncio.BaseTransport | None, known: WeakKeyDictionary[object, int | None]) -> int | None:
+    """As `_peer_uid`, but each connection is asked about once: it is asked for with every request."""
+    if transport is None:
+        return None
+    if transport not in known:
+        known[transport] = _peer_uid(transport)
+    return known[transport]
+
+
+def _peer_uid(transport: asyncio.BaseTransport) -> int | None:
     """Whom the kernel saw connecting; None when the connection is not a Unix socket (any more)."""
-    transport = request.transport
-    connection = transport.get_extra_info("socket") if transport is not None else None
+    connection = transport.get_extra_info("socket")
     if connection is None or connection.family != socket.AF_UNIX:
         return None
     with contextlib.suppress(OSError):

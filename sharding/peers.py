@@ -16,6 +16,7 @@ from urllib.parse import quote
 import aiohttp
 
 from sharding import process
+from sharding.ending import end
 from sharding.errors import NotOwner, PeerError, PeerLost, PeerRefused, PeerUnreachable
 from sharding.hop import (
     EPOCH_HEADER,
@@ -57,7 +58,7 @@ class Peers:
         self._on_refused = on_refused
         self._wires: dict[str, Wires] = {}
         self._sessions: dict[str, aiohttp.ClientSession] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._lingering: dict[aiohttp.ClientSession, asyncio.Task[None]] = {}
 
     async def request(
         self,
@@ -130,22 +131,24 @@ class Peers:
         for boot in [boot for boot in self._wires if new.member(boot) is None]:
             self._wires.pop(boot).close()
         for boot in [boot for boot in self._sessions if new.member(boot) is None]:
-            task = asyncio.create_task(_close_later(self._sessions.pop(boot)))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            session = self._sessions.pop(boot)
+            self._lingering[session] = asyncio.create_task(self._close_later(session))
 
     async def close(self) -> None:
         """Close everything."""
         for wires in self._wires.values():
             wires.close()
-        tasks = list(self._closing)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for session in self._sessions.values():
+        await end(list(self._lingering.values()))
+        for session in [*self._sessions.values(), *self._lingering]:
             await session.close()
         self._wires.clear()
         self._sessions.clear()
+        self._lingering.clear()
+
+    async def _close_later(self, session: aiohttp.ClientSession) -> None:
+        await asyncio.sleep(LINGER_S)
+        await session.close()
+        del self._lingering[session]
 
     async def _exchange(
         self, member: Member, head: bytes, body: bytes | None, with_body: bool, timeout_s: float
@@ -233,10 +236,3 @@ def _handshake_refusal(error: aiohttp.WSServerHandshakeError) -> PeerError:
     if error.status == 421 and epoch is not None:
         return NotOwner(int(epoch))
     return PeerRefused(error.status, error.message)
-
-
-async def _close_later(session: aiohttp.ClientSession) -> None:
-    try:
-        await asyncio.sleep(LINGER_S)
-    finally:
-        await session.close()

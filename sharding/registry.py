@@ -1,6 +1,6 @@
 """The members in Redis: one method per script. It owns the scripts' arguments and replies, and nothing else.
 
-It keeps no state, never retries and never decides: losing a race is a return value. Whatever goes wrong
+It keeps no state and never decides: losing a race is a return value. Whatever goes wrong
 between here and Redis is RegistryUnavailable, after at most `call_s` seconds.
 """
 
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal, cast
 
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from sharding.errors import RegistryUnavailable
@@ -23,6 +24,9 @@ from sharding.member import Candidate, Member, padded
 CALL_S = 1.0
 """How long one call may take. Scripts take well under a millisecond; a Redis that hangs must be noticed
 within a lease."""
+
+CONNECTIONS_TRIED = 3
+"""More than the connections that a worker uses at once: the beat, a refresh."""
 
 Joined = Literal["joined", "again", "superseded"]
 Beaten = Literal["held", "emptied", "evicted"]
@@ -145,15 +149,28 @@ class Registry:
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
 
     async def _run(self, name: str, *args: str | int) -> list[Any]:
-        # EVAL with the text: about 3 KB a beat, and no NOSCRIPT to handle after a restart of Redis.
-        call = self._redis.eval(SCRIPTS[name], len(self._keys), *self._keys, *self._first, *args)
         try:
             async with asyncio.timeout(self._call_s):
-                return cast(list[Any], await call)
+                return await self._eval(SCRIPTS[name], *self._keys, *self._first, *args)
         except TimeoutError as error:
             raise RegistryUnavailable(f"Redis did not answer within {self._call_s} s") from error
         except (RedisError, OSError) as error:
             raise RegistryUnavailable(_said(error)) from error
+
+    async def _eval(self, text: str, *args: str | int) -> list[Any]:
+        """Send one script. With its text: about 3 KB a beat, and no NOSCRIPT to handle after a restart.
+
+        Connections that lay in the pool when Redis restarted fail at their next use, one after another. So
+        a few are tried, at once; every script may be repeated. Whoever refuses, refuses as often.
+        """
+
+        def attempt() -> Awaitable[Any]:
+            return self._redis.eval(text, len(self._keys), *args)
+
+        for _ in range(CONNECTIONS_TRIED - 1):
+            with contextlib.suppress(RedisConnectionError):
+                return cast(list[Any], await attempt())
+        return cast(list[Any], await attempt())
 
 
 def _members(pairs: Any) -> list[Member]:

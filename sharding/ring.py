@@ -6,12 +6,17 @@ makes a new Ring. The hashing is `uhashring`'s.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
 
 from uhashring import HashRing
 
 from sharding.errors import EmptyRing
 from sharding.member import Member
+
+REMEMBERED_KEYS: Final = 16_384  # one request asks several times who owns the same user
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,7 @@ class Ring:
     members: tuple[Member, ...] = ()
     _hashes: HashRing = field(init=False, repr=False, compare=False)
     _by_name: dict[str, Member] = field(init=False, repr=False, compare=False)
+    _remembered: Callable[[str], Member] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         members = tuple(sorted(self.members, key=lambda member: member.slot))
@@ -36,9 +42,13 @@ class Ring:
         object.__setattr__(self, "members", members)
         object.__setattr__(self, "_by_name", by_name)
         object.__setattr__(self, "_hashes", HashRing(nodes=list(by_name)))
+        object.__setattr__(self, "_remembered", lru_cache(REMEMBERED_KEYS)(self._find))
 
     def owner(self, key: str) -> Member:
         """The member that owns the key. Raises EmptyRing."""
+        return self._remembered(key)
+
+    def _find(self, key: str) -> Member:
         name = self._hashes.get_node(key)
         if name is None:
             raise EmptyRing("the ring has no member")

@@ -114,7 +114,8 @@ def nursery(runtime: Path, grace_s: float = 120.0) -> Iterator[Place]:
 
 
 def nothing_left(place: Place) -> None:
-    """No process, no socket, no kernel's directory."""
+    """No process, no socket, no kernel's directory, and no traceback in the log."""
+    assert "Traceback" not in place.log
     assert not supervisor_runs(place.runtime)
     assert sorted(path.name for path in place.runtime.iterdir()) == ["k", "nursery.lock", "nursery.log"]
     assert list(place.folder.iterdir()) == []
@@ -145,14 +146,12 @@ async def until(what: Callable[[], T], within_s: float = WITHIN_S) -> T:
 
 def state_of(pid: int) -> str:
     """The letter of /proc for a process' state; empty when there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return ""
+    return _state_and_parent(pid)[0]
 
 
 def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    """The parent's pid; 0 when there is no such process."""
+    return _state_and_parent(pid)[1]
 
 
 def zombies(place: Place) -> list[int]:
@@ -203,3 +202,11 @@ def kernel_env() -> dict[str, str]:
 
 def _pids() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:  # ESRCH too: it has gone between opening and reading
+        return "", 0
+    return state, int(parent)

@@ -116,6 +116,7 @@ def _add_routes(app: web.Application) -> None:
     app.router.add_route("*", "/api/me", _me)
     app.router.add_post("/api/echo", _echo)
     app.router.add_get("/api/broken", _broken)
+    app.router.add_get("/api/lost", _lost)
     app.router.add_get("/api/channels", _channels)
 
 
@@ -137,6 +138,10 @@ async def _echo(request: web.Request) -> web.Response:
 
 async def _broken(_: web.Request) -> web.Response:
     raise RuntimeError("the secret of the house")
+
+
+async def _lost(_: web.Request) -> web.Response:
+    raise ConnectionRefusedError("the secret of the house")
 
 
 async def _channels(request: web.Request) -> web.WebSocketResponse:
@@ -190,3 +195,28 @@ def named(events: Logs, event: str) -> Logs:
 
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
+
+
+def with_cookie(cookie: str) -> dict[str, str]:
+    return {"Cookie": f"kernelring={cookie}"}
+
+
+async def log_out(client: Client, cookie: str | None = None) -> None:
+    headers = own(client) | (with_cookie(cookie) if cookie else {})
+    async with client.post("/logout", headers=headers) as response:
+        assert response.status == 204
+
+
+def sid_of(cookie: str) -> str:
+    claims = jwt.decode(cookie, options={"verify_signature": False})
+    return str(claims["sid"])
+
+
+async def is_nobody(client: Client, cookie: str) -> bool:
+    async with client.get("/api/me", headers=with_cookie(cookie)) as response:
+        return response.status == 403
+
+
+async def login_status(client: Client, token: str) -> int:
+    async with client.post("/login", json={"token": token}) as response:
+        return response.status

@@ -254,11 +254,12 @@ async def test_behind_tls_a_plain_page_of_the_same_host_is_foreign(worker: Worke
 # Errors.
 
 
+@pytest.mark.parametrize("path", ["/api/broken", "/api/lost"])
 async def test_an_unexpected_error_tells_the_client_nothing_but_its_number(
-    worker: Worker, mint: Mint, events: Logs, caplog: pytest.LogCaptureFixture
+    worker: Worker, mint: Mint, events: Logs, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
     client = await worker()
-    async with client.get("/api/broken", headers=bearer(mint("ada"))) as response:
+    async with client.get(path, headers=bearer(mint("ada"))) as response:
         assert response.status == 500
         document = await response.json()
     (entry,) = named(events, "request_failed")

@@ -1,11 +1,10 @@
-"""Logging in and out: the cookie, what outlives Redis and what does not, guests, redirects."""
+"""Logging in and out: the cookie, tokens in addresses, redirects, guests."""
 
 import asyncio
 import time
 from http.cookies import Morsel
 from urllib.parse import urljoin, urlsplit
 
-import jwt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,45 +17,21 @@ from server.session_records import Login
 from server.tokens import MAX_USER_CHARS
 from tests.app.conftest import (
     SECRET,
-    Client,
     Logs,
     Mint,
     Worker,
     bearer,
+    is_nobody,
     log_in,
+    log_out,
     named,
     own,
     refused,
+    sid_of,
     until,
     who,
+    with_cookie,
 )
-from tests.redis_server import RedisServer
-
-
-def with_cookie(cookie: str) -> dict[str, str]:
-    return {"Cookie": f"kernelring={cookie}"}
-
-
-async def log_out(client: Client, cookie: str | None = None) -> None:
-    headers = own(client) | (with_cookie(cookie) if cookie else {})
-    async with client.post("/logout", headers=headers) as response:
-        assert response.status == 204
-
-
-def sid_of(cookie: str) -> str:
-    claims = jwt.decode(cookie, options={"verify_signature": False})
-    return str(claims["sid"])
-
-
-async def is_nobody(client: Client, cookie: str) -> bool:
-    async with client.get("/api/me", headers=with_cookie(cookie)) as response:
-        return response.status == 403
-
-
-async def login_status(client: Client, token: str) -> int:
-    async with client.post("/login", json={"token": token}) as response:
-        return response.status
-
 
 # The cookie.
 
@@ -172,126 +147,6 @@ async def test_a_browsers_logout_leads_to_the_login_page(worker: Worker, mint: M
         assert (response.status, response.headers["Location"]) == (302, "/login")
     async with client.get("/login") as response:
         assert "ada" not in await response.text()
-
-
-# Redis is soft state.
-
-
-async def test_a_flushed_redis_logs_nobody_out_and_is_filled_again(
-    worker: Worker, mint: Mint, redis: Redis, events: Logs
-) -> None:
-    client, other = await worker(), await worker()
-    cookie = await log_in(client, mint("ada"))
-    await redis.flushall()
-    assert await who(client) == "ada"
-    assert await who(other, headers=with_cookie(cookie)) == "ada"
-    assert await redis.exists(f"{{kernelring}}:session:{sid_of(cookie)}") == 1
-    assert len(named(events, "login_session_restored")) == 1
-
-
-async def test_a_flushed_redis_gets_the_logouts_back(worker: Worker, mint: Mint, redis: Redis) -> None:
-    client, other = await worker(), await worker()
-    gone = await log_in(client, mint("bob"))
-    await log_out(client)
-    kept = await log_in(other, mint("ada"))
-    await redis.flushall()
-    assert await who(client, headers=with_cookie(kept)) == "ada"  # here the loss is noticed
-    assert await redis.exists(f"{{kernelring}}:logout:{sid_of(gone)}") == 1
-    assert await is_nobody(await worker(), gone)
-
-
-@pytest.mark.parametrize("how", ["killed", "hung"])
-async def test_without_redis_logins_stay_and_new_ones_wait(
-    worker: Worker, mint: Mint, redis_server: RedisServer, events: Logs, how: str
-) -> None:
-    client, other = await worker(), await worker()
-    cookie = await log_in(client, mint("ada"))
-    await asyncio.to_thread(redis_server.kill if how == "killed" else redis_server.pause)
-    began = time.monotonic()
-    for _ in range(20):
-        assert await who(client) == "ada"
-        assert await who(other, headers=with_cookie(cookie)) == "ada"
-    assert time.monotonic() - began < 3
-    assert await who(other, headers=bearer(mint("bob"))) == "bob"
-    async with other.post("/login", json={"token": mint("bob")}) as response:
-        assert "New logins wait" in await refused(response, 503)
-        assert int(response.headers["Retry-After"]) > 0
-        assert "kernelring" not in response.cookies
-    for answer in (
-        other.post("/login", data={"token": mint("bob")}),
-        other.get("/", params={"token": mint("bob")}, allow_redirects=False),
-    ):
-        async with answer as response:
-            assert (response.status, response.content_type) == (503, "text/html")
-            assert "New logins wait" in await response.text()
-            assert "Retry-After" in response.headers
-    assert len(named(events, "login_sessions_without_redis")) == 1
-
-    await asyncio.to_thread(redis_server.start if how == "killed" else redis_server.resume)
-    async with asyncio.timeout(5):
-        while await login_status(other, mint("bob")) == 503:  # each answer is the event
-            pass
-    assert len(named(events, "login_sessions_with_redis_again")) == 1
-    assert await who(client) == "ada"
-    assert await who(await worker(), headers=with_cookie(cookie)) == "ada"
-
-
-async def test_a_class_that_comes_back_together_does_not_exhaust_redis_connections(
-    worker: Worker, redis: Redis, events: Logs
-) -> None:
-    client, now = await worker(browser=False), int(time.time())
-    cookies = LoginCookies(derive_session_key(SECRET))
-    students = [Login(f"sid-{n}", f"student-{n}", False, now, now + 600) for n in range(300)]
-    answers = await asyncio.gather(*(who(client, headers=with_cookie(cookies.sign(student))) for student in students))
-    assert answers == [student.user for student in students]
-    assert await redis.dbsize() == 300
-    assert not named(events, "login_sessions_without_redis")
-
-
-async def test_a_hung_redis_delays_a_class_once_and_together(worker: Worker, redis_server: RedisServer) -> None:
-    client, now = await worker(browser=False), int(time.time())
-    cookies = LoginCookies(derive_session_key(SECRET))
-    await asyncio.to_thread(redis_server.pause)
-    async with asyncio.timeout(3):  # one wait of 0.5 s and 200 requests; one after the other would be 100 s
-        await asyncio.gather(
-            *(
-                who(client, headers=with_cookie(cookies.sign(Login(f"{n}", "ada", False, now, now + 600))))
-                for n in range(200)
-            )
-        )
-    await asyncio.to_thread(redis_server.resume)
-
-
-async def test_a_refused_login_changes_nothing(worker: Worker, mint: Mint, redis_server: RedisServer) -> None:
-    client = await worker()
-    await log_in(client, mint("ada"))
-    await asyncio.to_thread(redis_server.kill)
-    async with client.post("/login", json={"token": mint("bob")}) as response:
-        await refused(response, 503)
-    assert await who(client) == "ada"
-
-
-@pytest.mark.parametrize("how", ["killed", "hung"])
-async def test_a_logout_without_redis_holds_and_is_written_when_redis_is_back(
-    worker: Worker,
-    mint: Mint,
-    redis: Redis,
-    redis_server: RedisServer,
-    monkeypatch: pytest.MonkeyPatch,
-    how: str,
-) -> None:
-    monkeypatch.setattr(session_records, "PAUSE_S", 0.0)
-    monkeypatch.setattr(session_records, "CHECKED_FOR_S", 0.0)
-    client = await worker(browser=False)
-    stays, gone = await log_in(client, mint("ada")), await log_in(client, mint("bob"))
-    await asyncio.to_thread(redis_server.kill if how == "killed" else redis_server.pause)
-    await log_out(client, gone)
-    assert await is_nobody(client, gone)
-    assert await who(client, headers=with_cookie(stays)) == "ada"
-    await asyncio.to_thread(redis_server.start if how == "killed" else redis_server.resume)
-    assert await who(client, headers=with_cookie(stays)) == "ada"  # asks Redis, and pays what is owed
-    assert await redis.exists(f"{{kernelring}}:logout:{sid_of(gone)}") == 1
-    assert await is_nobody(await worker(), gone)
 
 
 # `?token=`.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
+from contextlib import AsyncExitStack
 from typing import Any, Self
 
 import aiohttp
@@ -11,12 +13,18 @@ import orjson
 from jupyter_server.services.kernels.connection.base import deserialize_binary_message, serialize_binary_message
 
 from kernels import framing
+from local.stack import Stack
 from local.student import ANSWER_S, Said, SocketClosed, Student
 from server.owned import ENTRY_HEADER
 
+# Untyped there.
+pack_binary: Any = serialize_binary_message
+unpack_binary: Any = deserialize_binary_message
+CROWD = 24  # connections at once: the more there are, the more workers take some
+
 
 class LegacyStudent(Student):
-    """Speaks JSON text, and binary with 32-bit offsets where there are buffers. The binary form is jupyter_server's own code."""
+    """Speaks JSON text, and where there are buffers binary, which jupyter_server's own code packs."""
 
     async def open(self) -> None:
         await self.close()
@@ -28,7 +36,8 @@ class LegacyStudent(Student):
         """Send a frame of ours in the legacy form."""
         assert isinstance(frame, bytes)
         channel, parts = framing.unpack(frame)
-        await self.send_legacy(channel, *(orjson.loads(part) for part in parts[:4]), buffers=parts[4:])
+        head, parent, metadata, content = (orjson.loads(part) for part in parts[:4])
+        await self.send_legacy(channel, head, parent, metadata, content, parts[4:])
 
     async def send_legacy(
         self, channel: str, header: Any, parent: Any, metadata: Any, content: Any, buffers: list[bytes]
@@ -38,7 +47,7 @@ class LegacyStudent(Student):
         message = {"header": header, "parent_header": parent, "metadata": metadata, "content": content}
         message |= {"channel": channel, "buffers": buffers}
         if buffers:
-            await self._socket.send_bytes(serialize_binary_message(message))
+            await self._socket.send_bytes(pack_binary(message))
         else:
             await self._socket.send_str(json.dumps(message))
 
@@ -57,7 +66,7 @@ class LegacyStudent(Student):
             assert message["buffers"] == []
             return message, []
         if received.type is aiohttp.WSMsgType.BINARY:
-            message = deserialize_binary_message(received.data)
+            message = unpack_binary(received.data)
             return message, message["buffers"]
         raise SocketClosed(self._socket.close_code)
 
@@ -87,3 +96,20 @@ def header(session: str, kind: str) -> dict[str, str]:
         "date": "2026-01-01T00:00:00.000000Z",
         "version": "5.4",
     }
+
+
+async def one_at_each_worker(
+    stack: Stack, user: str, room: AsyncExitStack, within_s: float = 30.0
+) -> list[SeatedStudent]:
+    """Connect `user` again and again until every worker has taken a connection; return one student at each, by slot."""
+    found: dict[str, SeatedStudent] = {}
+    async with asyncio.timeout(within_s):
+        while len(found) < stack.workers:
+            crowd = [SeatedStudent(stack.url, stack.token(user)) for _ in range(CROWD)]
+            await asyncio.gather(*(each.__aenter__() for each in crowd))
+            for each in crowd:
+                if found.setdefault(each.entry, each) is each:
+                    room.push_async_exit(each)
+                else:
+                    await each.__aexit__(None, None, None)
+    return [found[entry] for entry in sorted(found)]

@@ -1,7 +1,8 @@
-"""Whole installations for tests: gunicorn with four workers, nursery, Redis, and afterwards the proof that nothing is left.
+"""Whole installations for tests: gunicorn with four workers, nursery, Redis; afterwards the proof that nothing is left.
 
-`stack` is for tests that only use it: all of them share one. A test that breaks things takes `new_stack` (and `redis`, which that one
-talks to). Both are looked over at the end: no process, no file in the runtime directory, no Redis key that has no business there.
+`stack` is for tests that only use it: all of them share one. A test that breaks things takes `new_stack` (and `redis`,
+which that one talks to). Both are looked over at the end: no process, no file in the runtime directory, no Redis key
+that has no business there.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture
 def new_stack(redis: RedisServer) -> Iterator[NewStack]:
-    """Start an installation to break: `new_stack(workers=4, settings={…})`, on the Redis of the fixture `redis`."""
+    """Start an installation to break: `new_stack(workers=4, settings={…})`, on the Redis of `redis`."""
     with ExitStack() as opened:
         yield lambda **options: opened.enter_context(running(redis, **options))
 

@@ -1,6 +1,7 @@
 """Jupyter's own programs as processes of a test: `jupyter lab` before our server, `jupyter server` beside it.
 
-Each has configuration, data and runtime folders of its own and ends with the test. What it logs is kept, line by line, and can be waited for.
+Each has configuration, data and runtime folders of its own and ends with the test. What it logs is kept, line by line,
+and can be waited for.
 """
 
 from __future__ import annotations

@@ -58,8 +58,7 @@ async def leases_unbroken(crew: Crew, redis: Redis, workers: list[Worker], times
 
 async def test_a_worker_that_starts_is_on_the_ring_and_says_so_once(crew: Crew) -> None:
     worker = crew.worker()
-    assert worker.membership.state == "joining"
-    assert not worker.membership.lease_held
+    assert (worker.membership.state, worker.membership.lease_held) == ("joining", False)
 
     with structlog.testing.capture_logs() as logs:
         await worker.membership.start()
@@ -365,11 +364,12 @@ async def test_an_evicted_worker_tells_its_listeners_and_joins_anew_at_the_same_
     old = second.me
 
     await first.membership.suspect(old)
-    await second.sees(lambda ring: second.membership.me in ring.members, "itself again")
+    await second.sees(
+        lambda ring: second.membership.me not in (None, old) and second.membership.me in ring.members,
+        "itself again",
+    )
 
-    # It may find out from one ring, or from one in which it has a new life already.
-    without = [ring for ring in second.rings if ring.member(old.boot) is None and ring.epoch > 0]
-    assert without
+    assert any(ring.member(old.boot) is None for ring in second.rings)
     assert second.me.boot != old.boot
     assert (second.me.address, second.me.pid) == (old.address, old.pid)
     await first.sees_boots({first.me.boot, second.me.boot})

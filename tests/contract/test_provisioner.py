@@ -4,25 +4,21 @@ import asyncio
 import os
 import signal
 import stat
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
 import zmq.asyncio
-from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from kernels.errors import SpawnRefused, UnknownKernel
 from kernels.kernel_manager import SOCKETS, NurseryKernelManager, kernel_context
-from kernels.nursery_client import KernelExited, NurseryBack, NurseryClient
+from kernels.nursery_client import KernelExited, NurseryClient
+from tests.kernel_fixture import READY_S, said, started, talking
 from tests.nursery_fixture import (
-    PROGRAMS,
     Ear,
     Place,
     client,
@@ -32,8 +28,6 @@ from tests.nursery_fixture import (
     state_of,
     until,
 )
-
-READY_S = 30.0
 
 
 @pytest.fixture
@@ -58,52 +52,6 @@ def context() -> Iterator[zmq.asyncio.Context]:
     found = kernel_context()
     yield found
     found.destroy(linger=0)
-
-
-def programs() -> KernelSpecManager:
-    """Finds the kernelspecs of `tests/programs` and no others."""
-    return KernelSpecManager(kernel_dirs=[str(PROGRAMS)], ensure_native_kernel=False)
-
-
-async def started(
-    nurse: NurseryClient, context: zmq.Context[Any], kernel_name: str = "python3", **given: Any
-) -> NurseryKernelManager:
-    spec: dict[str, Any] = {} if kernel_name == "python3" else {"kernel_spec_manager": programs()}
-    return await NurseryKernelManager.start(
-        kernel_name=kernel_name,
-        user="ann",
-        nursery=nurse,
-        zmq_context=context,
-        cwd=Path("/"),
-        env=kernel_env(),
-        **spec,
-        **given,
-    )
-
-
-@asynccontextmanager
-async def talking(manager: NurseryKernelManager) -> AsyncIterator[AsyncKernelClient]:
-    """A client of jupyter_client's, once the kernel has answered it."""
-    talk = manager.client()
-    talk.start_channels()
-    try:
-        await talk.wait_for_ready(timeout=READY_S)
-        yield talk
-    finally:
-        talk.stop_channels()
-
-
-async def said(talk: AsyncKernelClient, code: str) -> str:
-    """What the code printed."""
-    printed: list[str] = []
-
-    def hear(message: dict[str, Any]) -> None:
-        if message["msg_type"] == "stream":
-            printed.append(message["content"]["text"])
-
-    reply = await talk.execute_interactive(code, output_hook=hear, timeout=READY_S, allow_stdin=False)
-    assert reply["content"]["status"] == "ok", reply["content"]
-    return "".join(printed).strip()
 
 
 async def test_a_kernel_started_through_the_manager_answers(
@@ -234,110 +182,6 @@ async def test_a_kernel_that_dies_at_start_says_why(nurse: NurseryClient, contex
     await manager.shutdown_kernel()
 
 
-STARTER = """
-import asyncio, os, sys
-from pathlib import Path
-from kernels.kernel_manager import NurseryKernelManager, kernel_context
-from kernels.nursery_client import NurseryClient
-
-async def main():
-    nurse = NurseryClient(Path(sys.argv[1]), "short-lived", lambda event: None)
-    await nurse.start()
-    manager = await NurseryKernelManager.start(
-        kernel_name="python3", user="ann", nursery=nurse, zmq_context=kernel_context(), cwd=Path("/"),
-        env=dict(pair.split("=", 1) for pair in sys.argv[2:]),
-    )
-    talk = manager.client()
-    talk.start_channels()
-    await talk.wait_for_ready(timeout=30)
-    await talk.execute_interactive("import os; x = os.getpid()", timeout=30)
-    os.kill(os.getpid(), 9)
-
-asyncio.run(main())
-"""
-
-
-async def test_a_kernel_outlives_who_started_it_and_is_adopted_with_its_variables(
-    place: Place, nurse: NurseryClient, context: zmq.asyncio.Context
-) -> None:
-    pairs = [f"{name}={value}" for name, value in kernel_env().items()]
-    command = [sys.executable, "-c", STARTER, str(place.socket), *pairs]
-    done = await asyncio.to_thread(subprocess.run, command)
-    assert done.returncode == -signal.SIGKILL
-    (record,) = await nurse.kernels("ann")
-    assert record.state == "running"
-
-    manager = await NurseryKernelManager.adopt(record, nurse, context)
-    assert await manager.is_alive()
-    async with talking(manager) as talk:
-        assert await said(talk, "print(x)") == str(record.pid)
-        assert await said(talk, "print(os.getppid())") == str(place.nursery_pid())
-        # All of AsyncKernelManager works on it as on one of its own.
-        await manager.restart_kernel()
-        await talk.wait_for_ready(timeout=READY_S)
-        assert await said(talk, "print('x' in globals())") == "False"
-    again = manager.kernel_record
-    assert again is not None
-    assert (again.kernel_id, again.incarnation) == (record.kernel_id, 2)
-    environ = Path(f"/proc/{again.pid}/environ").read_text().split("\0")[:-1]
-    assert sorted(environ) == sorted(pairs)
-    await manager.shutdown_kernel()
-    assert list(place.folder.iterdir()) == []
-
-
-async def test_letting_go_leaves_the_kernel_to_the_next(
-    nurse: NurseryClient, context: zmq.asyncio.Context, place: Place
-) -> None:
-    first = await started(nurse, context)
-    record = first.kernel_record
-    assert record is not None
-    async with talking(first) as talk:
-        await said(talk, "x = 17")
-    first.let_go()
-    first.__del__()  # as when it is collected: jupyter_client would remove the connection file here
-    del first
-    second = await NurseryKernelManager.adopt(record, nurse, context)
-    async with talking(second) as talk:
-        assert await said(talk, "print(x)") == "17"
-    await second.shutdown_kernel(now=True)
-
-
-async def test_an_exited_kernel_is_adopted_as_such_and_can_be_restarted(
-    nurse: NurseryClient, context: zmq.asyncio.Context, ear: Ear
-) -> None:
-    first = await started(nurse, context)
-    assert first.kernel_record is not None
-    os.kill(first.kernel_record.pid, signal.SIGKILL)
-    await ear.hear(KernelExited)
-    first.let_go()
-    second = await NurseryKernelManager.adopt(await nurse.get(first.kernel_id), nurse, context)
-    assert not await second.is_alive()
-    await second.restart_kernel(now=True)
-    async with talking(second) as talk:
-        assert await said(talk, "print(1)") == "1"
-    await second.shutdown_kernel(now=True)
-
-
-async def test_a_kernel_stays_usable_while_the_nursery_is_replaced(
-    place: Place, nurse: NurseryClient, context: zmq.asyncio.Context, ear: Ear
-) -> None:
-    manager = await started(nurse, context)
-    record = manager.kernel_record
-    assert record is not None
-    async with talking(manager) as talk:
-        await said(talk, "x = 17")
-        place.kill_nursery()
-        assert await said(talk, "print(x)") == "17"
-        await ear.hear(NurseryBack)
-        assert await manager.is_alive()
-        assert await said(talk, "print(x)") == "17"
-        os.kill(record.pid, signal.SIGKILL)
-        exited = await asyncio.wait_for(manager.until_exit(), 5)
-        assert exited.exit is not None
-        assert exited.exit.signal == signal.SIGKILL
-    await manager.shutdown_kernel(now=True)
-
-
 async def test_the_manager_notices_when_somebody_else_ends_its_kernel(
     place: Place, nurse: NurseryClient, context: zmq.asyncio.Context
 ) -> None:
@@ -397,26 +241,6 @@ async def test_what_cannot_be_started_is_refused_in_words_and_leaves_nothing(
     assert list(place.folder.iterdir()) == []
     assert await nurse.kernels() == []
     assert "Traceback" not in caplog.text
-
-
-async def test_a_kernel_cannot_lead_its_adopter_to_another_address(
-    nurse: NurseryClient, context: zmq.asyncio.Context
-) -> None:
-    """The kernel can write its connection file; only the key is taken from there."""
-    first = await started(nurse, context)
-    record = first.kernel_record
-    assert record is not None
-    async with talking(first):
-        pass
-    path = first.directory / "connection.json"
-    path.write_text(path.read_text().replace(str(first.directory), "/tmp/other").replace('"ipc"', '"tcp"'))
-    first.let_go()
-    second = await NurseryKernelManager.adopt(record, nurse, context)
-    info = second.get_connection_info()
-    assert (info["transport"], info["ip"], info["shell_port"]) == ("ipc", str(record.directory / "s"), 1)
-    async with talking(second) as talk:
-        assert await said(talk, "print(1)") == "1"
-    await second.shutdown_kernel(now=True)
 
 
 async def test_one_plain_context_serves_the_whole_process(nurse: NurseryClient) -> None:

@@ -16,6 +16,7 @@ import signal
 import sys
 from pathlib import Path
 
+import structlog
 from aiohttp import WSMsgType, web
 from redis.asyncio import Redis
 
@@ -59,6 +60,7 @@ def announce(_old: Ring, new: Ring) -> None:
 
 
 async def main(url: str, host: str, address: str, secret: str, lease_s: str, beat_s: str) -> None:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for the news
     redis = Redis.from_url(url)
     identity = Candidate(host, address, 1, 4, os.getpid())
     peers = Peers(secret, lambda member: membership.suspect(member))  # noqa: PLW0108  (made later)

@@ -167,6 +167,7 @@ NOT_A_FRAME = {
     "a huge count": v1(2**40, rest=b"x" * 100),
     "too many parts": v1(9000, *[8 * 9001] * 9000),
     "falling offsets": v1(6, START, START + 5, START + 3, START + 4, START + 6, START + 8, rest=b"shell{}{}"),
+    "overlapping parts": v1(6, START, START + 5, START + 9, START + 7, START + 9, START + 9, rest=b"shell{}{}"),
     "overlapping the offsets": v1(6, 8, START, START, START, START, START),
     "an end beyond the end": GOOD[:-1],
     "bytes after the end": GOOD + b"x",
@@ -179,7 +180,7 @@ NOT_A_FRAME = {
 
 @pytest.mark.parametrize("frame", NOT_A_FRAME.values(), ids=NOT_A_FRAME)
 def test_what_is_not_a_frame_is_refused(frame: bytes) -> None:
-    with pytest.raises(MalformedFrame):
+    with pytest.raises(MalformedFrame, match=r"frame|ASCII"):
         framing.checked(frame)
 
 

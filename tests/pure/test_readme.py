@@ -3,11 +3,15 @@
 import re
 import shlex
 import tomllib
+from importlib import metadata
 from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
 
 from server.settings import Settings, table
 
 ROOT = Path(__file__).resolve().parents[2]
+DEBIAN_12_PYTHON = "3.11.2"
 
 
 def settings_section() -> str:
@@ -43,11 +47,20 @@ def test_railway_starts_what_procfile_says_and_waits_longer_than_a_worker_may_ta
     assert deploy["drainingSeconds"] > Settings().graceful_s
 
 
+def pins() -> dict[str, str]:
+    found = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    return {name.lower().replace("_", "-"): version for name, version in found}
+
+
 def test_constraints_pin_every_dependency() -> None:
-    pins = dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-    pinned = {name.lower().replace("_", "-") for name in pins}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     for each in project["dependencies"] + extras["local"] + extras["test"]:
-        name = re.split(r"[\[<>=]", each)[0]
-        assert name.lower().replace("_", "-") in pinned
+        assert re.split(r"[\[<>=]", each)[0].lower().replace("_", "-") in pins()
+
+
+def test_every_pinned_release_that_is_installed_runs_on_the_python_of_debian_12() -> None:
+    for each in metadata.distributions():
+        name, needed = each.metadata["Name"], each.metadata["Requires-Python"]
+        if needed and pins().get(name.lower().replace("_", "-")) == each.version:
+            assert SpecifierSet(needed).contains(DEBIAN_12_PYTHON), (name, each.version, needed)
