@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 
+from local.browser import ensure_chromium
 from local.paths import ROOT, VENV, state_dir, with_venv_on_path
 
 INTERRUPTED = 130
@@ -31,6 +32,7 @@ def main() -> int:
     """Run them all; 0 if all passed."""
     environ = with_venv_on_path(dict(os.environ))
     environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(state_dir() / "cache" / "hypothesis")
+    ensure_chromium()
     failed = []
     for command in checks(sys.argv[1:]):
         shown = shlex.join(command).replace(f"{ROOT}{os.sep}", "")

@@ -158,6 +158,7 @@ def build_app(settings: Settings, host: Host) -> web.Application:
         guests=settings.guests,
         behind_tls=settings.behind_tls,
     )
+    home.add_static(app)
     app.router.add_routes([web.route(method, path, handler) for method, path, handler in ANYWHERE])
     app.router.add_routes([web.route(method, path, owned(handler)) for method, path, handler in OWNED])
     app.cleanup_ctx.append(redis_connection)

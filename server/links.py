@@ -167,8 +167,10 @@ def dump_resume(resume: Resume) -> str:
 
 
 async def receive_resume(socket: web.WebSocketResponse) -> Resume:
-    """Read it. Raises MalformedFrame."""
+    """Read it. Raises MalformedFrame; ConnectionError when the peer has gone before (its client has, for instance)."""
     first = await socket.receive()
+    if first.type is not WSMsgType.TEXT:
+        raise ConnectionResetError("the peer has gone")
     try:
         fields = orjson.loads(first.data)
         pending = [(channel, header) for channel, header in fields.pop("pending")]

@@ -45,6 +45,8 @@ class _Place:
         try:
             seat = await self._kernel.take_seat(await receive_resume(self._socket))
             await self._socket.send_str(SEATED)
+        except ConnectionError:
+            return
         except (KernelGone, KernelMoved) as error:
             await self._say_goodbye(error)
             return

@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.asyncio import Redis
 
-from tests.contract.crew import Crew
+from sharding.peers import Peers
+from sharding.registry import Registry
+from tests.contract.crew import HOST, LEASE_S, Crew
+from tests.contract.peer_kit import Refusals
 from tests.redis_server import RedisServer
 
 
@@ -31,3 +34,21 @@ async def crew(redis_server: RedisServer) -> AsyncIterator[Crew]:
     """Makes workers on it."""
     async with Crew(redis_server.url) as crew:
         yield crew
+
+
+@pytest.fixture
+def registry(redis: Redis) -> Registry:
+    """The registry of the tests' host on it."""
+    return Registry(redis, HOST, LEASE_S)
+
+
+@pytest.fixture
+def refusals() -> Refusals:
+    """Whom the peers have reported as refusing."""
+    return Refusals()
+
+
+@pytest.fixture
+def peers(crew: Crew, refusals: Refusals) -> Peers:
+    """Connections to peers, closed with the crew."""
+    return crew.peers(refusals)

@@ -228,3 +228,12 @@ async def spawned(crew: Crew, *options: str) -> AsyncIterator[tuple[Spawned, Mem
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+
+
+def events(logs: list[Any], *names: str) -> list[str]:
+    """The logged events of these names, in order."""
+    return [entry["event"] for entry in logs if entry["event"] in names]
+
+
+def boots(ring: Ring) -> dict[int, str]:
+    return {member.slot: member.boot for member in ring.members}
