@@ -23,7 +23,7 @@ from kernels.attached import AttachedKernel
 from kernels.errors import ClaimRefused, DuplicateKernel, KernelMoved, KernelsError, NurseryUnavailable, UnknownKernel
 from kernels.kernel_manager import NurseryKernelManager
 from kernels.nursery_client import ClaimLost, ClaimWanted, Event, KernelExited, NurseryBack, NurseryClient
-from kernels.records import KernelRecord
+from kernels.records import KernelRecord, checked_kernel_id, checked_notes
 from kernels.wires import is_bound
 
 log = structlog.get_logger(__name__)
@@ -104,7 +104,7 @@ class House:
         """Return one kernel of the user's. Raises UnknownKernel (also for somebody else's), NurseryUnavailable."""
         await self._current()
         tenant = self._tenants.get(kernel_id)
-        if tenant is None and (await self._nursery.get(kernel_id)).user == user and kernel_id not in self._in_hand:
+        if tenant is None and await self._user_of(kernel_id) == user and kernel_id not in self._in_hand:
             # Started by the owner before us while the ring changed, after we had asked what there is.
             self.ownership_changed()
             raise KernelMoved("the kernel is being taken over")
@@ -121,7 +121,8 @@ class House:
         SpawnRefused, NurseryUnavailable.
         """
         await self._current()
-        if kernel_id in self._tenants or kernel_id in self._in_hand:
+        elsewhere = await self._user_of(kernel_id) is not None
+        if elsewhere or kernel_id in self._tenants or kernel_id in self._in_hand:
             raise DuplicateKernel(kernel_id)
         manager = NurseryKernelManager(
             kernel_id=kernel_id,
@@ -141,6 +142,13 @@ class House:
         self._spawn(self._bring_up(tenant), "bring_up")
         log.info("kernel_started", user=user, kernel=kernel_id, spec=kernel_name, kernel_pid=record.pid)
         return tenant
+
+    async def _user_of(self, kernel_id: str) -> str | None:
+        """Whose kernel this is, whoever owns it now; None when there is none, and for what is no id at all."""
+        try:
+            return (await self._nursery.get(checked_kernel_id(kernel_id))).user
+        except (BadRequest, UnknownKernel):
+            return None
 
     async def end(self, tenant: Tenant, reason: str) -> None:
         """End a kernel: the one place where that happens. Nothing of it is left afterwards."""
@@ -166,8 +174,8 @@ class House:
         await tenant.manager.interrupt_kernel()
 
     async def note(self, tenant: Tenant, notes: dict[str, Any]) -> None:
-        """Keep `notes` with the kernel, where they outlive this worker."""
-        tenant.record = await self._nursery.note(tenant.record.kernel_id, notes)
+        """Keep `notes` with the kernel, where they outlive this worker. Raises BadRequest when they are too long."""
+        tenant.record = await self._nursery.note(tenant.record.kernel_id, checked_notes(notes))
 
     # -- what the ring and the nursery say ------------------------------------------------------------------------
 

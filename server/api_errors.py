@@ -139,7 +139,10 @@ def _client_gone(request: web.Request, error: Exception) -> web.StreamResponse:
     """
     log.warning("request_broken_off", error=type(error).__name__, **_about(request))
     _hang_up_if_started(request)
-    return web.json_response({"message": "Bad Request", "reason": "The body broke off."}, status=400)
+    request.content.feed_eof()  # else aiohttp goes on reading it, and logs the same error as its own
+    answer = web.json_response({"message": "Bad Request", "reason": "The body broke off."}, status=400)
+    answer.force_close()
+    return answer
 
 
 def _internal_error(request: web.Request) -> web.StreamResponse:

@@ -5,6 +5,7 @@ Formats and status codes are jupyter_server's (`services/kernels/handlers.py`, 2
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 from aiohttp import web
@@ -12,8 +13,8 @@ from jupyter_client.kernelspec import NoSuchKernel
 
 from kernels.errors import DuplicateKernel, SpawnRefused
 from kernels.house import Tenant
-from server import app_keys, workdir
-from server.api_errors import api_error, request_id
+from server import app_keys, kernelspecs, workdir
+from server.api_errors import ApiError, api_error, request_id
 from server.owned import json_object, text_field
 from server.request_keys import USER
 from server.status import iso
@@ -48,20 +49,26 @@ async def start(
     """
     house, settings, user = request.app[app_keys.HOUSE], request.app[app_keys.SETTINGS], request[USER]
     name = name or request.app[app_keys.KERNELSPECS].default
-    cwd = workdir.start_directory(settings.notebooks, user, path)
+    if not kernelspecs.is_name(name):  # jupyter_client would log a line of its own
+        raise _no_such_kernelspec(name)
+    cwd = await asyncio.to_thread(workdir.start_directory, settings.notebooks, user, path)
     environment = workdir.kernel_environment(settings.kernel_env, cwd)
     chosen = kernel_id or request_id(request)
     try:
         return await house.create(user, chosen, name, cwd=cwd, env=environment, notes=notes or {})
     except NoSuchKernel as error:
-        sentence = f"The '{name}' kernel is not available. Pick another one, or install that kernel."
-        raise api_error(501, sentence, f"{name} not found") from error
+        raise _no_such_kernelspec(name) from error
     except DuplicateKernel as error:
         if kernel_id is None:
             return await house.get(user, chosen)
         raise api_error(409, f"A kernel with the id {kernel_id} exists already") from error
     except SpawnRefused as error:
         raise api_error(500, f"The kernel could not be started: {error}") from error
+
+
+def _no_such_kernelspec(name: str) -> ApiError:
+    sentence = f"The '{name}' kernel is not available. Pick another one, or install that kernel."
+    return api_error(501, sentence, f"{name} not found")
 
 
 async def list_kernels(request: web.Request) -> web.Response:

@@ -7,6 +7,7 @@ some seconds, because looking means reading a dozen directories.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ from server.api_errors import api_error
 
 KEPT_S: Final = 10.0
 NAME: Final = r"{name:[\w.-]+}"
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class Kernelspecs:
@@ -44,6 +46,11 @@ class Kernelspecs:
         if found is None:
             raise NoSuchKernel(name)
         return dict(found)
+
+
+def is_name(text: str) -> bool:
+    """Whether a kernelspec can be called so."""
+    return _NAME.fullmatch(text) is not None
 
 
 def spec_model(name: str, found: dict[str, Any]) -> dict[str, Any]:

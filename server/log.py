@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 import structlog
+from aiohttp.http import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 from gunicorn.glogging import Logger
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -132,3 +134,15 @@ class GunicornLog(Logger):  # type: ignore[misc]  # gunicorn is not typed
             log.propagate = True
         self.error_log.setLevel(logging.NOTSET)
         self.access_log.setLevel(logging.INFO)
+
+    def exception(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """An error with its traceback; what is no HTTP, as one plain line.
+
+        aiohttp logs a client's malformed bytes as its own failure, and quotes them: a header that is too long may be
+        a token. Only the kind of mistake is told.
+        """
+        error = kwargs.get("exc_info")
+        if isinstance(error, HttpProcessingError | RequestPayloadError):
+            structlog.get_logger(__name__).warning("request_malformed", why=type(error).__name__)
+        else:
+            super().exception(msg, *args, **kwargs)

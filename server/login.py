@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp_session import get_session
 
 from server.api_errors import api_error, request_id
+from server.bodies import read_body
 from server.login_page import RETRY_SOON, local_address, login_page, redirect, without_token
 from server.login_session import LOGIN, USER_VALUE, LoginSessions
 from server.same_origin import guard_browser, guard_cookie
@@ -129,7 +130,7 @@ class Logins:
         guard_browser(request, behind_tls=self.behind_tls)
         goal = local_address(request.query.get("next"))
         as_json = request.content_type == "application/json"
-        token = _token_in(await request.read(), as_json=as_json, content_type=request.content_type)
+        token = _token_in(await read_body(request), as_json=as_json, content_type=request.content_type)
         try:
             user = await self.admit(request, token)
         except LOGIN_FAILURES as error:

@@ -16,6 +16,7 @@ from aiohttp import web
 from kernels.errors import UnknownKernel
 from server import app_keys
 from server.api_errors import api_error, request_id
+from server.bodies import read_body
 from server.request_keys import USER
 from sharding.member import Member
 from sharding.membership import Membership
@@ -25,6 +26,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ENTRY_HEADER: Final = "X-Kernelring-Entry"
 OWNER_HEADER: Final = "X-Kernelring-Owner"
 MAX_TEXT: Final = 4096  # as a path on Linux
+JSON: Final = "application/json"  # what a body is taken for, whatever the client calls it
 PASSED_BACK: Final = ("Content-Type", "Location", "Retry-After")
 
 
@@ -32,7 +34,7 @@ def owned(handler: Handler) -> Handler:
     """Return the entry worker's handler: `handler` here when this worker owns the user, else at the owner."""
 
     async def at_owner(request: web.Request) -> web.StreamResponse:
-        body = await request.read() if request.can_read_body else None
+        body = await read_body(request) if request.can_read_body else None
         membership = request.app[app_keys.MEMBERSHIP]
 
         async def here() -> web.StreamResponse:
@@ -47,7 +49,7 @@ def owned(handler: Handler) -> Handler:
                 request_id=request_id(request),
                 epoch=epoch,
                 body=body,
-                content_type=request.content_type if body else None,
+                content_type=JSON if body else None,
             )
             headers = {name: reply.headers[name] for name in PASSED_BACK if name in reply.headers}
             headers[OWNER_HEADER] = owner.name
@@ -78,7 +80,9 @@ async def local(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except UnknownKernel as error:
-        raise api_error(404, f"Kernel does not exist: {error}") from error
+        # The error's text is the id from here, and a sentence from the nursery.
+        kernel_id = request.match_info.get("kernel_id", str(error))
+        raise api_error(404, f"Kernel does not exist: {kernel_id}") from error
 
 
 async def json_object(request: web.Request) -> dict[str, Any] | None:

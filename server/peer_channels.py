@@ -12,7 +12,7 @@ from aiohttp import WSMsgType, web
 
 from kernels import framing
 from kernels.attached import AttachedKernel
-from kernels.errors import KernelGone, KernelMoved
+from kernels.errors import KernelGone, KernelMoved, UnknownKernel
 from kernels.seat import Seat
 from server import app_keys
 from server.links import CLOSE_GONE, CLOSE_MOVED, MAX_REASON, SEATED, join, moved, receive_resume
@@ -23,9 +23,12 @@ log = structlog.get_logger(__name__)
 MAX_FRAME_BYTES = 2**31 - 1  # what comes from a peer was bounded there
 
 
-async def peer_channels(request: web.Request) -> web.WebSocketResponse:
+async def peer_channels(request: web.Request) -> web.StreamResponse:
     """`GET /api/kernels/{kernel_id}/channels` on the internal socket."""
-    tenant = await request.app[app_keys.HOUSE].get(request[USER], request.match_info["kernel_id"])
+    try:
+        tenant = await request.app[app_keys.HOUSE].get(request[USER], request.match_info["kernel_id"])
+    except UnknownKernel:
+        return web.Response(status=404)  # the entry worker tells the client, and the log
     socket = web.WebSocketResponse(max_msg_size=MAX_FRAME_BYTES, compress=False)
     await socket.prepare(request)
     await _Place(socket, tenant.kernel).serve()

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from aiohttp import web
 
+from kernels.errors import BadRequest
 from kernels.house import House, Tenant
 from server import app_keys, kernels_api
 from server.api_errors import api_error
@@ -120,7 +121,10 @@ def _notes(tenant: Tenant) -> list[dict[str, str]]:
 
 
 async def _keep(house: House, tenant: Tenant, sessions: list[dict[str, str]]) -> None:
-    await house.note(tenant, {**tenant.record.notes, NOTE: sessions})
+    try:
+        await house.note(tenant, {**tenant.record.notes, NOTE: sessions})
+    except BadRequest as error:
+        raise api_error(400, "This kernel has more sessions, or longer names, than can be kept", str(error)) from error
 
 
 async def _all(request: web.Request) -> list[Found]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import json
 import uuid
 from collections.abc import AsyncIterator
@@ -139,7 +140,7 @@ async def test_a_path_that_leads_nowhere_is_the_users_own_directory(place: Place
             walker.kernel_id = model["id"]
             await walker.open()
             where = (await walker.run("import os; print(os.getcwd())")).text
-            assert f"/notebooks/walker-" in where, (path, where)
+            assert "/notebooks/walker-" in where, (path, where)
             assert await walker.delete() == 204
 
 
@@ -254,8 +255,6 @@ async def test_more_sessions_than_a_kernel_can_note_are_refused(place: Place) ->
                 assert is_jupyters(answer.body)
                 await place.told(mark, 1)
         assert set(statuses) == {201, 400}, statuses
-        big = {"path": "\U0001f980" * 4096, "name": "\U0001f980" * 4096, "type": "\U0001f980" * 4096}
-        await refused_once(place, "POST", "/api/sessions", json.dumps(big).encode(), 400)
         assert len((await place.ask("GET", "/api/kernels")).body) == 1
 
 
@@ -275,7 +274,7 @@ async def test_a_body_of_50_mib_is_refused(place: Place, path: str, *, chunked: 
     headers = {"Content-Type": "application/json"}
     async with undisturbed(place):
         mark = place.stack.mark()
-        body = pieces(50 * MIB) if chunked else b"x" * (50 * MIB)
+        body = pieces(50 * MIB) if chunked else io.BytesIO(b"x" * (50 * MIB))
         answer = await place.ask("POST", path, body, headers=headers)
         assert answer.status == 413
         if path != "/login":

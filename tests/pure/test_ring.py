@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sharding.errors import EmptyRing
@@ -11,6 +11,10 @@ from sharding.member import Candidate, Member, padded
 from sharding.ring import Ring
 
 KEYS = [f"student-{number}" for number in range(10_000)]
+
+# The machine may be busy with other things: how long an example takes says nothing here.
+settings.register_profile("ring", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+unhurried = settings.get_profile("ring")
 
 hosts = st.text("0123456789abcdef", min_size=12, max_size=12)
 
@@ -23,6 +27,7 @@ def crew(count: int, host: str = "5ca1ab1e0123") -> tuple[Member, ...]:
     return tuple(member(slot, host=host) for slot in range(count))
 
 
+@unhurried
 @given(data=st.data(), count=st.integers(2, 16), host=hosts)
 def test_any_boot_order_gives_the_same_ring(data: st.DataObject, count: int, host: str) -> None:
     members = crew(count, host)
@@ -53,6 +58,7 @@ def test_killing_one_of_four_moves_only_its_keys_and_its_replacement_takes_exact
     assert {replaced.owner(key).boot for key in moved} == {"another"}
 
 
+@unhurried
 @given(host=hosts, count=st.integers(2, 16))
 def test_no_member_of_any_host_is_left_without_keys_or_with_most_of_them(host: str, count: int) -> None:
     ring = Ring(1, crew(count, host))
@@ -109,6 +115,7 @@ def test_what_is_no_member_is_refused(text: str) -> None:
         Member.from_json(0, text)
 
 
+@unhurried
 @given(st.integers(0, 2**63), st.integers(0, 2**63))
 def test_generations_compare_as_text_as_they_do_as_numbers(one: int, other: int) -> None:
     assert (padded(one) < padded(other)) == (one < other)
