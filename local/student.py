@@ -29,6 +29,7 @@ class Said:
     header: dict[str, Any]
     parent: dict[str, Any]
     content: dict[str, Any]
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -66,18 +67,29 @@ class SocketClosed(Exception):  # noqa: N818 - it is an event more than an error
 
 
 class Student:
-    """`async with Student(url, token) as student:` Every connection is new, so each may reach another worker."""
+    """`async with Student(url, token) as student:` Every connection is new, so each may reach another worker.
 
-    def __init__(self, url: str, token: str) -> None:
+    `entry` and `owner` are the slots of the workers that took the last connection. With `numbered` it tells the server
+    the number of the last message that it got when it connects again; a stock client does not.
+    """
+
+    def __init__(self, url: str, token: str, *, numbered: bool = False) -> None:
         self.url = url
         self.session_id = uuid.uuid4().hex
         self.kernel_id = ""
+        self.entry = self.owner = ""
+        self.last_seq: list[int] = []
+        self._numbered = numbered
         self._headers = {"Authorization": f"Bearer {token}"}
         self._socket: aiohttp.ClientWebSocketResponse | None = None
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(force_close=True, limit=0)
-        self.http = aiohttp.ClientSession(self.url, headers=self._headers, connector=connector)
+        trace = aiohttp.TraceConfig()
+        trace.on_request_end.append(self._note_workers)
+        self.http = aiohttp.ClientSession(
+            self.url, headers=self._headers, connector=connector, trace_configs=[trace]
+        )
         return self
 
     async def __aexit__(
@@ -85,6 +97,12 @@ class Student:
     ) -> None:
         await self.close()
         await self.http.close()
+
+    async def _note_workers(self, _session: object, _context: object, end: aiohttp.TraceRequestEndParams) -> None:
+        """An upgrade's answer is seen nowhere else."""
+        if end.response.status == 101:
+            self.entry = end.response.headers.get("X-Kernelring-Entry", "")
+            self.owner = end.response.headers.get("X-Kernelring-Owner", "")
 
     # -- REST -----------------------------------------------------------------------------------------------------
 
@@ -115,6 +133,8 @@ class Student:
         """(Re)connect the channels WebSocket, with the same session_id. Raises aiohttp.ClientError."""
         await self.close()
         path = f"/api/kernels/{self.kernel_id}/channels?session_id={self.session_id}"
+        if self._numbered and self.last_seq:
+            path += "&last_seq=" + ".".join(map(str, self.last_seq))
         self._socket = await self.http.ws_connect(path, protocols=[framing.V1_SUBPROTOCOL], max_msg_size=0, compress=0)
 
     async def close(self) -> None:
@@ -124,6 +144,14 @@ class Student:
 
     async def send(self, kind: str, content: dict[str, Any], channel: str = "shell") -> str:
         """Send one message; returns its msg_id."""
+        msg_id, frame = self.message(kind, content, channel)
+        await self.send_raw(frame)
+        return msg_id
+
+    def message(
+        self, kind: str, content: dict[str, Any], channel: str = "shell", parent: dict[str, Any] | None = None
+    ) -> tuple[str, bytes]:
+        """A message ready for `send_raw`, and its msg_id."""
         msg_id = uuid.uuid4().hex
         header = {
             "msg_id": msg_id,
@@ -133,8 +161,8 @@ class Student:
             "date": "2026-01-01T00:00:00.000000Z",
             "version": "5.4",
         }
-        await self.send_raw(framing.pack(channel, [orjson.dumps(header), b"{}", b"{}", orjson.dumps(content)]))
-        return msg_id
+        parts = [orjson.dumps(header), orjson.dumps(parent or {}), b"{}", orjson.dumps(content)]
+        return msg_id, framing.pack(channel, parts)
 
     async def send_raw(self, frame: bytes | str) -> None:
         """Send one WebSocket message as it is. Raises SocketClosed."""
@@ -155,20 +183,13 @@ class Student:
         if message.type is not aiohttp.WSMsgType.BINARY:
             raise SocketClosed(self._socket.close_code)
         channel, parts = framing.unpack(message.data)
-        header, parent, _, content = (orjson.loads(part) for part in parts[:4])
-        return Said(channel, header, parent, content)
+        header, parent, metadata, content = (orjson.loads(part) for part in parts[:4])
+        self.last_seq = metadata.get("kernelring") or self.last_seq
+        return Said(channel, header, parent, content, metadata)
 
     async def ask(self, code: str, *, store_history: bool = True, allow_stdin: bool = False) -> str:
         """Send an execute_request; returns its msg_id."""
-        content = {
-            "code": code,
-            "silent": False,
-            "store_history": store_history,
-            "user_expressions": {},
-            "allow_stdin": allow_stdin,
-            "stop_on_error": True,
-        }
-        return await self.send("execute_request", content)
+        return await self.send("execute_request", cell(code, store_history=store_history, allow_stdin=allow_stdin))
 
     async def outcome(self, msg_id: str, within_s: float = ANSWER_S) -> Outcome:
         """Wait for the reply and the idle status of `msg_id`. Other messages are passed over."""
@@ -189,3 +210,15 @@ class Student:
     async def run(self, code: str, within_s: float = ANSWER_S, *, store_history: bool = True) -> Outcome:
         """Run a cell to its end."""
         return await self.outcome(await self.ask(code, store_history=store_history), within_s)
+
+
+def cell(code: str, *, store_history: bool = True, allow_stdin: bool = False) -> dict[str, Any]:
+    """The content of an execute_request."""
+    return {
+        "code": code,
+        "silent": False,
+        "store_history": store_history,
+        "user_expressions": {},
+        "allow_stdin": allow_stdin,
+        "stop_on_error": True,
+    }
