@@ -1,0 +1,46 @@
+"""ipykernel's application, with our session, kernel and iopub socket in it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import zmq
+from ipykernel.kernelapp import IPKernelApp
+from traitlets.traitlets import Float, Integer, default
+
+from kernels.inside.kernel import RingKernel
+from kernels.inside.recorder import Recorder
+from kernels.inside.session import NumberedSocket, RecordingSession
+
+
+class RingApp(IPKernelApp):
+    """Configured as IPKernelApp is, from the same files and arguments."""
+
+    classes = [RingKernel, *IPKernelApp.classes]  # noqa: RUF012 (as traitlets wants it)
+    incarnation = Integer(1, help="How often this kernel was started.").tag(config=True)
+    recorder_mib = Float(4.0, help="How much of its output the kernel remembers.").tag(config=True)
+
+    @default("kernel_class")
+    def _default_kernel_class(self) -> type[RingKernel]:
+        return RingKernel
+
+    @default("session")
+    def _default_recording_session(self) -> RecordingSession:
+        session = RecordingSession(parent=self)
+        session.recorder = Recorder(self.incarnation, int(self.recorder_mib * 2**20))
+        return session
+
+    def init_iopub(self, context: Any) -> None:
+        """As ipykernel's; nothing has been sent yet when it returns."""
+        super().init_iopub(context)  # type: ignore[no-untyped-call]
+        socket = self.iopub_thread.socket
+        # Without it XPUB tells only of the first subscriber, and the next owner is not welcomed beside the one before.
+        self.iopub_thread.schedule(lambda: socket.setsockopt(zmq.XPUB_VERBOSE, 1))
+        self.iopub_thread.socket = NumberedSocket(socket, self.session)
+
+
+def forget_package() -> None:
+    """Let `import kernels` in a cell find a student's own module of that name. This package needs no more imports."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "kernels"]:
+        del sys.modules[name]

@@ -1,0 +1,124 @@
+"""IPython's kernel, which takes each message once and answers the owner's own requests.
+
+Owns the moment at which a message arrives on shell or control: is its sender still the owner, has it come before?
+All else is ipykernel's.
+
+`kernelring_attach_request {epoch, boot, since}` on control: become the owner; see `Recorder.attach` for the reply.
+`kernelring_ack_request {client: [incarnation, n], …}` on control: how far clients have got. It has no reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+import zmq
+from ipykernel.ipkernel import IPythonKernel
+from jupyter_client.session import DELIM
+
+from kernels.inside.recorder import Owner, Recorder, owner_of
+from kernels.inside.session import OWN_MESSAGES
+
+_LOST = "This request has run. Its reply was too large to be kept when the worker that waited for it ended."
+
+
+class RingKernel(IPythonKernel):
+    """Its session must be a RecordingSession."""
+
+    @property
+    def recorder(self) -> Recorder:
+        """The session's."""
+        recorder: Recorder = self.session.recorder  # type: ignore[union-attr]
+        return recorder
+
+    # -- arrivals. Both are called by ZMQStream for every message, in order, and may return what to await.
+
+    def dispatch_control(self, msg: list[Any]) -> Awaitable[None] | None:  # type: ignore[override]
+        """On the control thread: our own requests, and what ipykernel serves."""
+        idents, header = self._opened(msg)
+        kind = header.get("msg_type", "")
+        if kind.startswith(OWN_MESSAGES):
+            self._serve_owner(kind, msg)
+            return None
+        if not self._is_new(self.control_stream, idents, header, self.recorder.owner.epoch):
+            return None
+        return super().dispatch_control(msg)  # type: ignore[no-untyped-call]
+
+    def shell_channel_thread_main(self, msg: list[Any]) -> Awaitable[None] | None:  # type: ignore[override]
+        """On the shell channel's thread, which reads also while a cell runs."""
+        idents, header = self._opened(msg)
+        if not self._is_new(self.shell_stream, idents, header, self.recorder.shell_epoch):
+            return None
+        return super().shell_channel_thread_main(msg)  # type: ignore[no-untyped-call]
+
+    def should_handle(self, stream: Any, msg: dict[str, Any], idents: list[bytes]) -> bool:
+        """Without that thread this is the first that is seen of a message."""
+        if self.shell_channel_thread:
+            return True
+        return self._is_new(self.shell_stream, idents, msg["header"], self.recorder.shell_epoch)
+
+    def _opened(self, msg: list[Any]) -> tuple[list[bytes], dict[str, Any]]:
+        """(identities, header) of a message whose signature ipykernel checks later; ([], {}) if it is malformed."""
+        try:
+            idents, parts = self.session.feed_identities(msg, copy=False)  # type: ignore[union-attr]
+            header = self.session.unpack(parts[1].bytes)  # type: ignore[union-attr]
+            return idents, {**header, "msg_id": str(header["msg_id"]), "msg_type": str(header["msg_type"])}
+        except Exception:  # whatever it is, ipykernel finds it too, and logs it
+            return [], {}
+
+    def _is_new(self, stream: Any, idents: list[bytes], header: dict[str, Any], epoch: int) -> bool:
+        """Whether a message is to be handled. Called on the thread of `stream`."""
+        owner = owner_of(idents)
+        if owner is None or "msg_id" not in header:  # not of an owner: nobody sends it again
+            return True
+        if owner.epoch < epoch:
+            return False
+        if self.recorder.take(header["msg_id"], gets_reply=header["msg_type"].endswith("_request")):
+            return True
+        if again := self.recorder.answer(header["msg_id"]):
+            identity, reply = again
+            stream.send_multipart([identity, DELIM, *(reply or self._lost(header))])
+        return False
+
+    def _lost(self, header: dict[str, Any]) -> list[bytes]:
+        """In the place of a reply that could not be kept."""
+        content = {"status": "error", "ename": "KernelReplyLost", "evalue": _LOST, "traceback": [_LOST]}
+        kind = header["msg_type"].removesuffix("_request") + "_reply"
+        session = self.session
+        assert session
+        return session.serialize(session.msg(kind, content, parent={"header": header}))[1:]
+
+    # -- the owner's own requests, on the control thread ----------------------------------------------------------
+
+    def _serve_owner(self, kind: str, msg: list[Any]) -> None:
+        session = self.session
+        assert session
+        idents, parts = session.feed_identities(msg, copy=False)
+        try:
+            request = session.deserialize(parts, copy=False)
+            if kind == "kernelring_attach_request":
+                self._attach(idents, request)
+            elif kind == "kernelring_ack_request":
+                self.recorder.acknowledge(request["content"])
+        except Exception:
+            self.log.exception("an owner's request cannot be served")
+
+    def _attach(self, idents: list[bytes], request: dict[str, Any]) -> None:
+        asked = request["content"]
+        owner = Owner(int(asked["epoch"]), str(asked["boot"]))
+        content, buffers = self.recorder.attach(owner, asked.get("since"))
+        self.session.send(  # type: ignore[union-attr]
+            self.control_stream, "kernelring_attach_reply", content, request, idents, list(buffers)
+        )
+        if content["granted"] and self.shell_stream:
+            self.shell_stream.io_loop.add_callback(self._fence_shell, owner.epoch)
+
+    def _fence_shell(self, epoch: int) -> None:
+        """From here on shell takes nothing from owners before; what they had written by now is taken.
+
+        The owner before wrote a cell and died; the kernel, busy, had not read it when the next owner attached. If the
+        client's entry worker died as well, nobody sends that cell again.
+        """
+        assert self.shell_stream
+        self.shell_stream.flush(zmq.POLLIN)
+        self.recorder.shell_epoch = max(self.recorder.shell_epoch, epoch)

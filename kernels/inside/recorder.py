@@ -1,0 +1,142 @@
+"""The flight recorder of one kernel, and the fence between its owners.
+
+Owns the tape, the ledger, what clients have acknowledged, and who the owner is: whoever has attached with the highest
+epoch. ipykernel's threads (main, subshells, shell channel, control, IOPub) meet here, under one lock. No sockets.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from kernels.inside.ledger import Ledger, Parts
+from kernels.inside.tape import Tape
+
+IDENTITY_PREFIX: Final = b"kernelring:"
+REPLIES_SHARE: Final = 4  # replies get a quarter of what output gets
+MAX_CLIENTS: Final = 64
+
+
+class Owner(NamedTuple):
+    """Who may speak to the kernel. Its ZMQ identity is `kernelring:<epoch>:<boot>`."""
+
+    epoch: int
+    boot: str
+
+    @property
+    def identity(self) -> bytes:
+        """The DEALER identity that it has on shell, control and stdin."""
+        return b"%b%d:%b" % (IDENTITY_PREFIX, self.epoch, self.boot.encode())
+
+
+def owner_of(idents: Sequence[bytes] | bytes | None) -> Owner | None:
+    """The owner whose identity a message came with, or is to go to; None for everybody else's."""
+    if not isinstance(idents, list) or not idents or not idents[0].startswith(IDENTITY_PREFIX):
+        return None
+    epoch, _, boot = idents[0].removeprefix(IDENTITY_PREFIX).partition(b":")
+    return Owner(int(epoch), boot.decode()) if epoch.isdigit() else None
+
+
+class Recorder:
+    """`limit_bytes` bounds the output that is kept; `incarnation` counts the processes of this kernel."""
+
+    def __init__(self, incarnation: int = 1, limit_bytes: int = 4 * 2**20) -> None:
+        self.incarnation = incarnation
+        self.owner = Owner(0, "")
+        # Shell's own fence follows the owner's epoch when all that had arrived before the new owner has been taken.
+        self.shell_epoch = 0
+        self.lock = threading.RLock()
+        self._tape = Tape(limit_bytes)
+        self._ledger = Ledger(limit_bytes // REPLIES_SHARE)
+        self._acks: dict[str, int] = {}
+
+    # -- what the kernel sends ------------------------------------------------------------------------------------
+
+    @property
+    def next_number(self) -> int:
+        """Of the next output. Only ipykernel's IOPub thread counts, so nobody is faster."""
+        return self._tape.last + 1
+
+    def sent(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Keep an output, under `next_number`."""
+        with self.lock:
+            self._tape.append(parts)
+
+    def replied(self, msg_id: str, parts: Parts) -> None:
+        """Keep a reply."""
+        with self.lock:
+            self._ledger.replied(msg_id, self._tape.last, parts)
+
+    def asked(self, msg_id: str, parts: Parts) -> None:
+        """Keep the question that the cell `msg_id` asks."""
+        with self.lock:
+            self._ledger.questions[msg_id] = parts
+
+    # -- what comes -----------------------------------------------------------------------------------------------
+
+    def take(self, msg_id: str, *, gets_reply: bool) -> bool:
+        """Note that a message has come; False when it had come before."""
+        with self.lock:
+            return self._ledger.take(msg_id, gets_reply=gets_reply)
+
+    def take_input(self, owner: Owner, msg_id: str) -> bool:
+        """Whether the input that has come is one to read: not twice, and not from an owner of before."""
+        with self.lock:
+            if owner.epoch < self.owner.epoch or not self._ledger.take(msg_id, gets_reply=False):
+                return False
+            self._ledger.questions.clear()
+            return True
+
+    def answer(self, msg_id: str) -> tuple[bytes, Parts | None] | None:
+        """(identity, reply) to send again for a request that came again; None when there is nothing to send yet.
+
+        The reply is None when it was too large to be kept.
+        """
+        with self.lock:
+            found = self._ledger.answer(msg_id)
+            return (self.owner.identity, found.parts) if found and found.has_reply else None
+
+    # -- owners ---------------------------------------------------------------------------------------------------
+
+    def attach(self, owner: Owner, since: list[int] | None) -> tuple[dict[str, Any], list[bytes]]:
+        """Grant the kernel to `owner`, or not; return what to answer: content and buffers.
+
+        In one step: each reply is either among the buffers, or goes to the new owner. `since` is the number,
+        [incarnation, n], of the last output that the owner has; None: it has none.
+        """
+        with self.lock:
+            granted = owner.epoch > self.owner.epoch or owner == self.owner
+            content = {"granted": granted, "epoch": max(owner.epoch, self.owner.epoch), "incarnation": self.incarnation}
+            if not granted:
+                return content, []
+            self.owner = owner
+            return self._replay(content, since[1] if since and since[0] == self.incarnation else 0)
+
+    def _replay(self, content: dict[str, Any], n: int) -> tuple[dict[str, Any], list[bytes]]:
+        """What the tape and the ledger have. The buffers are message after message; the content says how many each."""
+        output = [taped.parts for taped in self._tape.after(n)]
+        replies = self._ledger.replies
+        kept = [answer.parts for answer in replies if answer.parts]
+        questions = list(self._ledger.questions.values())
+        content |= {
+            "first": max(self._tape.first, n + 1),
+            "last": self._tape.last,
+            "missed": max(0, self._tape.first - 1 - n),
+            "output": [len(parts) for parts in output],
+            "replies": [[answer.at, len(answer.parts)] for answer in replies if answer.parts],
+            "questions": [len(parts) for parts in questions],
+            "waiting": self._ledger.waiting,
+            "acks": self._acks.copy(),
+        }
+        return content, [part for parts in (*output, *kept, *questions) for part in parts]
+
+    def acknowledge(self, acks: dict[str, Any]) -> None:
+        """Note how far clients have got: client -> [incarnation, n]."""
+        with self.lock:
+            for client, place in acks.items():
+                if place[0] == self.incarnation:
+                    self._acks.pop(client, None)
+                    self._acks[client] = place[1]
+            while len(self._acks) > MAX_CLIENTS:
+                del self._acks[next(iter(self._acks))]

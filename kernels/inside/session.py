@@ -1,0 +1,85 @@
+"""jupyter_client's Session with a recorder behind it.
+
+Owns the two places where all that a kernel sends comes by: `serialize`, for replies and questions, and the iopub
+socket of ipykernel's IOPub thread, for output. It changes nothing in what is said, but for the number in the metadata
+of output and the address of replies.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import zmq
+from jupyter_client.session import DELIM, Session
+
+from kernels.inside.recorder import Recorder, owner_of
+
+OWN_MESSAGES: Final = "kernelring_"
+_WELCOME: Final = b'"iopub_welcome"'
+
+
+class RecordingSession(Session):
+    """`recorder` must be set before anything is sent."""
+
+    recorder: Recorder
+
+    def __init__(self, **kwargs: Any) -> None:
+        # A request that is sent again has the same signature, which Session takes for an attack and drops. Here the
+        # msg_id tells what has come before, and its reply is sent again.
+        super().__init__(**{"digest_history_size": 0} | kwargs)
+
+    def serialize(self, msg: dict[str, Any], ident: list[bytes] | bytes | None = None) -> list[bytes]:
+        """As Session's; what is for an owner is recorded, and goes to the one who is the owner now."""
+        kind: str = msg["header"]["msg_type"]
+        if kind.startswith(OWN_MESSAGES) or owner_of(ident) is None:
+            return super().serialize(msg, ident)
+        asked = msg["parent_header"].get("msg_id", "")
+        with self.recorder.lock:
+            wire = super().serialize(msg, [self.recorder.owner.identity])
+            if kind == "input_request":
+                self.recorder.asked(asked, wire[2:])
+            elif kind.endswith("_reply"):
+                self.recorder.replied(asked, wire[2:])
+        return wire
+
+    def recv(self, socket: Any, mode: int = zmq.NOBLOCK, content: bool = True, copy: bool = True) -> Any:
+        """As Session's (ipykernel reads stdin with it); an input_reply that came before, or too late, is none."""
+        idents, msg = super().recv(socket, mode, content, copy)
+        owner = owner_of(idents)
+        if msg and owner and msg["msg_type"] == "input_reply" and not self.recorder.take_input(owner, msg["msg_id"]):
+            return None, None
+        return idents, msg
+
+    def number(self, wire: list[bytes]) -> list[bytes]:
+        """Give an iopub message its number and record it; return the parts to send.
+
+        The number comes first in the metadata, which is how an owner tells it from what a user may put there.
+        """
+        at = wire.index(DELIM) + 2
+        if _WELCOME in wire[at]:
+            return wire
+        metadata = wire[at + 2][1:].lstrip()
+        head = b'{"kernelring":[%d,%d]' % (self.recorder.incarnation, self.recorder.next_number)
+        parts = [*wire[at : at + 2], head + (b"" if metadata[:1] == b"}" else b",") + metadata, *wire[at + 3 :]]
+        signed = [self.sign(parts[:4]), *parts]
+        self.recorder.sent(signed)
+        return [*wire[: at - 1], *signed]
+
+
+class NumberedSocket:
+    """The iopub socket of an IOPub thread. All that is put on iopub goes through `send_multipart`, on that thread.
+
+    So does what a forked child prints, which comes to that thread by a pipe. Numbers therefore rise in the order in
+    which messages leave, and no interrupt of a cell can come between a number and its message.
+    """
+
+    def __init__(self, socket: Any, session: RecordingSession) -> None:
+        self._socket = socket
+        self._session = session
+
+    def send_multipart(self, wire: list[bytes], *args: Any, **kwargs: Any) -> Any:
+        """Number, record, send."""
+        return self._socket.send_multipart(self._session.number(wire), *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
