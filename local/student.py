@@ -59,11 +59,12 @@ class Outcome:
 
 
 class SocketClosed(Exception):  # noqa: N818 - it is an event more than an error
-    """The channels WebSocket has ended; `code` says how."""
+    """The channels WebSocket has ended; `code` says how, and `reason` why."""
 
-    def __init__(self, code: int | None) -> None:
-        super().__init__(f"closed with {code}")
+    def __init__(self, code: int | None, reason: str = "") -> None:
+        super().__init__(f"closed with {code} {reason}")
         self.code = code
+        self.reason = reason
 
 
 class Student:
@@ -87,9 +88,7 @@ class Student:
         connector = aiohttp.TCPConnector(force_close=True, limit=0)
         trace = aiohttp.TraceConfig()
         trace.on_request_end.append(self._note_workers)
-        self.http = aiohttp.ClientSession(
-            self.url, headers=self._headers, connector=connector, trace_configs=[trace]
-        )
+        self.http = aiohttp.ClientSession(self.url, headers=self._headers, connector=connector, trace_configs=[trace])
         return self
 
     async def __aexit__(
@@ -179,9 +178,9 @@ class Student:
         async with asyncio.timeout(within_s):
             message = await self._socket.receive()
         if message.type is aiohttp.WSMsgType.CLOSE:  # aiohttp forgets this code when it cannot answer the close
-            raise SocketClosed(message.data)
+            raise SocketClosed(message.data, message.extra or "")
         if message.type is not aiohttp.WSMsgType.BINARY:
-            raise SocketClosed(self._socket.close_code)
+            raise SocketClosed(self._socket.close_code, str(message.extra or ""))
         channel, parts = framing.unpack(message.data)
         header, parent, metadata, content = (orjson.loads(part) for part in parts[:4])
         self.last_seq = metadata.get("kernelring") or self.last_seq
