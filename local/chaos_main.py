@@ -87,7 +87,7 @@ def run(scene: Scene, plan: Plan) -> Report:
 def _show(report: Report, most: int) -> None:
     print(f"\n{table(report)}\n")
     print("pause: how late the latest line was, from the reconnect where there was one; away: without a connection.")
-    print(f"This process itself was up to {report.own_lag_s:.2f} s late.")
+    print(f"This process itself was up to {report.total().lag_s:.2f} s late.")
     print(remarks(report.rows, most))
     print("\nEvery promise held." if not report.broken else "\nBroken:\n  " + "\n  ".join(report.broken))
 

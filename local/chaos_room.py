@@ -50,7 +50,6 @@ class Room:
         self._book = Book()
         self._generator = random.Random(plan.seed)  # noqa: S311 - no secret
         self._pupils: list[Pupil] = []
-        self._lag_s = 0.0
         self._began_s = 0.0
 
     async def run(self) -> Report:
@@ -66,9 +65,7 @@ class Room:
                 task.cancel()
         for pupil in self._pupils:
             pupil.audit()
-        return Report(
-            list(self._book.rows.values()), self._plan.students, self._plan.seconds, self._plan.seed, self._lag_s
-        )
+        return Report(list(self._book.rows.values()), self._plan.students, self._plan.seconds, self._plan.seed)
 
     @asynccontextmanager
     async def _pupils_at_work(self) -> AsyncIterator[asyncio.Event]:
@@ -90,7 +87,8 @@ class Room:
         while True:
             began = time.monotonic()
             await asyncio.sleep(LAG_S)
-            self._lag_s = max(self._lag_s, time.monotonic() - began - LAG_S)
+            row = self._book.row
+            row.lag_s = max(row.lag_s, time.monotonic() - began - LAG_S)
 
     # -- striking -------------------------------------------------------------------------------------------------
 

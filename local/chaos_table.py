@@ -41,6 +41,7 @@ class Row:
     pause_s: float = 0.0
     away_s: float = 0.0
     settled_s: float = 0.0
+    lag_s: float = 0.0  # how late the judge itself was at the worst: the pause is no more exact than that
     remarks: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)  # promises broken that no number shows
 
@@ -53,7 +54,7 @@ class Row:
     @property
     def in_time(self) -> bool:
         """Whether the pause is within its bound."""
-        return self.bound_s is None or self.pause_s < self.bound_s
+        return self.bound_s is None or self.pause_s - self.lag_s < self.bound_s
 
     def remark(self, text: str) -> None:
         """What a reader should know of one of the numbers."""
@@ -62,20 +63,19 @@ class Row:
 
 @dataclass(slots=True)
 class Report:
-    """A whole run. `own_lag_s`: how late this process itself was at the worst: pauses are no more exact than that."""
+    """A whole run."""
 
     rows: list[Row]
     students: int
     seconds: float
     seed: int
-    own_lag_s: float = 0.0
 
     def total(self) -> Row:
         """All rows in one."""
         whole = Row("all")
         for name in _COUNTED:
             setattr(whole, name, sum(getattr(row, name) for row in self.rows))
-        for name in ("pause_s", "away_s", "settled_s"):
+        for name in ("pause_s", "away_s", "settled_s", "lag_s"):
             setattr(whole, name, max((getattr(row, name) for row in self.rows), default=0.0))
         return whole
 
@@ -94,7 +94,6 @@ class Report:
             "students": self.students,
             "seconds": self.seconds,
             "seed": self.seed,
-            "own_lag_s": self.own_lag_s,
             "rows": [asdict(row) | {"holds": row.holds} for row in self.rows],
             "broken": self.broken,
         }
