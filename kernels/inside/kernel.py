@@ -9,7 +9,10 @@ All else is ipykernel's.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
+from contextvars import Context, copy_context
+from functools import partial
 from typing import Any
 
 import zmq
@@ -24,6 +27,8 @@ _LOST = "This request has run. Its reply was too large to be kept when the worke
 
 class RingKernel(IPythonKernel):
     """Its session must be a RecordingSession."""
+
+    _started = False
 
     @property
     def recorder(self) -> Recorder:
@@ -51,11 +56,22 @@ class RingKernel(IPythonKernel):
             return None
         return super().shell_channel_thread_main(msg)  # type: ignore[no-untyped-call]
 
-    def should_handle(self, stream: Any, msg: dict[str, Any], idents: list[bytes]) -> bool:
-        """Without that thread this is the first that is seen of a message."""
-        if self.shell_channel_thread:
-            return True
-        return self._is_new(self.shell_stream, idents, msg["header"], self.recorder.shell_epoch)
+    def start(self) -> None:
+        """As ipykernel's. Without that thread it is the main thread that reads, between cells."""
+        super().start()  # type: ignore[no-untyped-call]
+        assert self.shell_stream
+        if not self.shell_channel_thread:
+            self.shell_stream.on_recv(partial(self._arrives_on_main, copy_context()), copy=False)
+        # An owner may have attached already. What a stream flushes before it has its callback is thrown away.
+        self._started = True
+        self.shell_stream.io_loop.add_callback(self._fence_shell)
+
+    def _arrives_on_main(self, context: Context, msg: list[Any]) -> Awaitable[None] | None:
+        idents, header = self._opened(msg)
+        if not self._is_new(self.shell_stream, idents, header, self.recorder.shell_epoch):
+            return None
+        # In one context for all cells, as ipykernel does it, so that what a cell sets in it is there in the next.
+        return asyncio.get_running_loop().create_task(self.shell_main(None, msg), context=context)
 
     def _opened(self, msg: list[Any]) -> tuple[list[bytes], dict[str, Any]]:
         """(identities, header) of a message whose signature ipykernel checks later; ([], {}) if it is malformed."""
@@ -110,15 +126,18 @@ class RingKernel(IPythonKernel):
         self.session.send(  # type: ignore[union-attr]
             self.control_stream, "kernelring_attach_reply", content, request, idents, list(buffers)
         )
-        if content["granted"] and self.shell_stream:
-            self.shell_stream.io_loop.add_callback(self._fence_shell, owner.epoch)
+        if content["granted"] and self._started:
+            assert self.shell_stream
+            self.shell_stream.io_loop.add_callback(self._fence_shell)
 
-    def _fence_shell(self, epoch: int) -> None:
+    def _fence_shell(self) -> None:
         """From here on shell takes nothing from owners before; what they had written by now is taken.
 
         The owner before wrote a cell and died; the kernel, busy, had not read it when the next owner attached. If the
-        client's entry worker died as well, nobody sends that cell again.
+        client's entry worker died as well, nobody sends that cell again. (Without the shell channel's thread that "now"
+        is the end of the cell that runs, so an owner of before is heard that long: late, but never twice.)
         """
         assert self.shell_stream
+        epoch = self.recorder.owner.epoch
         self.shell_stream.flush(zmq.POLLIN)
-        self.recorder.shell_epoch = max(self.recorder.shell_epoch, epoch)
+        self.recorder.shell_epoch = epoch

@@ -138,13 +138,27 @@ def text_of(messages: list[Said]) -> str:
     return "".join(message.content["text"] for message in messages if message.kind == "stream")
 
 
+THREADLESS = """
+from kernels.inside.app import RingApp, forget_package
+
+class Threadless(RingApp):
+    def init_control(self, context):
+        super().init_control(context)
+        self.shell_channel_thread = None
+
+forget_package()
+Threadless.launch_instance()
+"""
+
+
 @contextmanager
-def ring_kernel(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A kernel with its sockets in `directory`, ended and gone afterwards."""
+def ring_kernel(directory: Path, *arguments: str, threadless: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+    """A kernel with its sockets in `directory`, ended afterwards. `threadless`: without a shell channel thread."""
     info = {"ip": f"{directory}/s", "transport": "ipc", "key": "key-of-the-test", "signature_scheme": "hmac-sha256"}
     info |= {f"{channel}_port": port for channel, port in PORTS.items()}  # type: ignore[misc]
     (directory / "connection.json").write_text(json.dumps(info))
-    command = [sys.executable, launcher.__file__, "-f", f"{directory}/connection.json", *arguments]
+    program = ["-P", "-c", THREADLESS] if threadless else [launcher.__file__]
+    command = [sys.executable, "-Xfrozen_modules=off", *program, "-f", f"{directory}/connection.json", *arguments]
     process = subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL)
     try:
         yield process

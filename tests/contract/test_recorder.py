@@ -19,9 +19,9 @@ def directory() -> Iterator[Path]:
         yield Path(found)
 
 
-@pytest.fixture
-def kernel(directory: Path) -> Iterator[None]:
-    with ring_kernel(directory, "--RingApp.incarnation=3"):
+@pytest.fixture(params=[False, True], ids=["", "threadless"])
+def kernel(directory: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    with ring_kernel(directory, "--RingApp.incarnation=3", threadless=request.param):
         yield
 
 
@@ -124,23 +124,23 @@ def test_a_request_that_comes_twice_runs_once(owner: MAKE) -> None:
     assert text_of(ann.output_of(ann.run("print(n)"))) == "1\n"
 
 
-@pytest.mark.usefixtures("kernel")
-def test_an_owner_of_before_is_refused_and_not_heard(owner: MAKE) -> None:
-    late, newest = owner(5, "old"), owner(6, "new")
-    assert late.attach().granted
-    late.run("x = 'queued'; import time; time.sleep(.3)", "queued")
-    late.wait("iopub", "execute_input", "queued")
-    late.run("y = 'queued behind'", "behind")
-    assert newest.attach().granted
-    assert not late.attach().granted
-    assert not owner(6, "other boot").attach().granted
-    late.run("x = 'stale'", "stale")
-    late.send("control", "interrupt_request", {})
-    # What was written before is taken, and its reply goes to the owner.
-    assert newest.wait("shell", "execute_reply", "queued").content["status"] == "ok"
-    newest.wait("shell", "execute_reply", "behind")
-    assert text_of(newest.output_of(newest.run("print(x, y)"))) == "queued queued behind\n"
-    assert late.next("shell", 0.1) is None
+def test_an_owner_of_before_is_refused_and_not_heard(directory: Path, owner: MAKE) -> None:
+    with ring_kernel(directory):
+        late, newest = owner(5, "old"), owner(6, "new")
+        assert late.attach().granted
+        late.run("x = 'queued'; import time; time.sleep(.3)", "queued")
+        late.wait("iopub", "execute_input", "queued")
+        late.run("y = 'queued behind'", "behind")
+        assert newest.attach().granted
+        assert not late.attach().granted
+        assert not owner(6, "other boot").attach().granted
+        late.run("x = 'stale'", "stale")
+        late.send("control", "interrupt_request", {})
+        # What was written before is taken, and its reply goes to the owner.
+        assert newest.wait("shell", "execute_reply", "queued").content["status"] == "ok"
+        newest.wait("shell", "execute_reply", "behind")
+        assert text_of(newest.output_of(newest.run("print(x, y)"))) == "queued queued behind\n"
+        assert late.next("shell", 0.1) is None
 
 
 @pytest.mark.usefixtures("kernel")
