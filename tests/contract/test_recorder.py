@@ -207,9 +207,9 @@ c = create_comm('t', data={'a': 1}, metadata={'version': '2'}, buffers=[memoryvi
     assert again == opened
 
 
-@pytest.mark.usefixtures("kernel")
 def test_a_students_own_module_named_kernels_is_found(owner: MAKE, directory: Path) -> None:
     (directory / "kernels.py").write_text("mine = 'yes'")
-    ann = owner(1)
-    ann.attach()
-    assert text_of(ann.output_of(ann.run("import kernels; print(kernels.mine)"))) == "yes\n"
+    with ring_kernel(directory):
+        ann = owner(1)
+        ann.attach()
+        assert text_of(ann.output_of(ann.run("import kernels; print(kernels.mine)"))) == "yes\n"
