@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ from local.student import Said, SocketClosed, Student, cell
 HUNG_S: Final = 20.0  # a student who hears nothing of a running cell for so long was left hanging
 IDLE_S: Final = 5.0  # and so long does one wait for the idle status after the reply
 CONNECT_S: Final = 10.0  # for one try
+CALM_TRIES: Final = 5
 FIRST_RETRY_S: Final = 0.05
 LAST_RETRY_S: Final = 1.0
 START_S: Final = 90.0
@@ -199,6 +201,8 @@ class Pupil:
     async def _come_back(self, closed: SocketClosed, sheet: Sheet, frame: bytes) -> None:
         if self.kernel_ends and closed.reason:
             sheet.notices.append(closed.reason)
+        if not sheet.heard:
+            sheet.remarks.append(f"the connection ended at {_clock(time.monotonic())} before anything was said of it")
         await self._connect(time.monotonic())
         if self._numbered and self.student.last_seq and not sheet.heard:
             await self._send(frame)
@@ -227,11 +231,26 @@ class Pupil:
         if sheet.reply:
             return  # only the idle status is missing
         self.book.row.hung += 1
-        self._remark(f"cell {sheet.cell.name} ({sheet.cell.kind}): no end, after {sheet.shown} lines")
+        self._remark(
+            f"cell {sheet.cell.name} ({sheet.cell.kind}): no end, after {sheet.shown} lines; sent at {_clock(sheet.sent_s)}"
+        )
         self._ledger.forget(msg_id)
         with suppress(aiohttp.ClientError, OSError, TimeoutError):
             await self.student.call("POST", f"/api/kernels/{self.student.kernel_id}/interrupt", within_s=CONNECT_S)
         await self._connect(time.monotonic())
+        await self._calm_down()
+
+    async def _calm_down(self) -> None:
+        """Until it has answered all of what was queued a kernel that was interrupted aborts what is sent to it."""
+        for _ in range(CALM_TRIES):
+            try:
+                outcome = await self.student.run("None", CONNECT_S)
+                if outcome.reply["status"] == "ok":
+                    return
+            except SocketClosed:
+                await self._connect(time.monotonic())
+            except TimeoutError:
+                self._remark("its kernel does not answer, though it was interrupted")
 
     # -- the judgement --------------------------------------------------------------------------------------------
 
@@ -259,7 +278,7 @@ class Pupil:
             self._judge_reply(sheet, row)
         self._judge_missing(sheet, row)
         if times != 1:
-            self._remark(f"cell {ready.name} ({ready.kind}) ran {times} times")
+            self._remark(f"cell {ready.name} ({ready.kind}) ran {times} times; sent at {_clock(sheet.sent_s)}")
 
     def _judge_reply(self, sheet: Sheet, row: Row) -> None:
         wanted = "error" if sheet.cell.end == "error" else "ok"
@@ -299,3 +318,8 @@ class Pupil:
 
     def _remark(self, text: str) -> None:
         self.book.row.remark(f"{self.name}: {text}")
+
+
+def _clock(moment_s: float) -> str:
+    """A monotonic moment as the server's log writes it."""
+    return datetime.fromtimestamp(time.time() - time.monotonic() + moment_s, UTC).strftime("%H:%M:%S.%f")[:-3]

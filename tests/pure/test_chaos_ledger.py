@@ -136,7 +136,7 @@ def test_notices_of_a_gap_are_counted_and_are_no_lines() -> None:
 
 
 def test_a_seed_gives_the_same_notebook_again_and_every_cell_counts_itself() -> None:
-    first, second = ([deal(f"s1-{n}", random.Random(n)) for n in range(50)] for _ in range(2))
+    first, second = ([deal(f"s1-{n}", random.Random(n)) for n in range(50)] for _ in range(2))  # noqa: S311
     assert first == second
     assert {cell.kind for cell in first} == {"steady", "asking", "big", "failing", "resulting"}
     for cell in first:
