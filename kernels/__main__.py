@@ -1,6 +1,6 @@
-"""`python -m kernels status|stop --runtime DIR`: the nursery, for people.
+"""`python -m kernels status|stop|rewarm --runtime DIR`: the nursery, for people.
 
-`status` says what runs. `stop` ends every kernel, the nursery and its supervisor, and returns once they are
+`rewarm` has new Python kernels forked from a fresh process, for what pip has changed. `status` says what runs. `stop` ends every kernel, the nursery and its supervisor, and returns once they are
 gone; also when the nursery itself was killed and only its kernels are left.
 """
 
@@ -22,12 +22,12 @@ STOP_S = 20.0
 def main(arguments: list[str] | None = None) -> int:
     """0: done; 1: it could not be; `status` also says 1 when no nursery runs."""
     parser = argparse.ArgumentParser(prog="python -m kernels", description="The nursery of a runtime directory.")
-    parser.add_argument("command", choices=["status", "stop"])
+    parser.add_argument("command", choices=["status", "stop", "rewarm"])
     parser.add_argument("--runtime", type=Path, required=True)
     given = parser.parse_args(arguments)
     runtime = given.runtime.absolute()
     try:
-        return status(runtime) if given.command == "status" else stop(runtime)
+        return {"status": status, "stop": stop, "rewarm": rewarm}[given.command](runtime)
     except KernelsError as error:
         print(error, file=sys.stderr)
         return 1
@@ -57,6 +57,13 @@ def stop(runtime: Path) -> int:
             raise NurseryUnavailable(f"the supervisor in {runtime} has not ended within {STOP_S:g} s")
         time.sleep(0.02)
     print("the nursery and its kernels have ended")
+    return 0
+
+
+def rewarm(runtime: Path) -> int:
+    """Has the zygote made anew. Kernels that run stay as they are."""
+    nursery_call.ask(runtime, "rewarm", 5.0)
+    print("a new zygote is being made; until it is ready kernels start cold")
     return 0
 
 

@@ -51,6 +51,9 @@ class NurseryKernelManager(AsyncKernelManager):
     `kernel_context`) and never closed here. Errors: KernelsError, and NoSuchKernel of jupyter_client.
     """
 
+    recorder_mib: float = 4.0
+    """How much of its output a Python kernel remembers; its owner may set it before the start."""
+
     def __init__(
         self,
         *,

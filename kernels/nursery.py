@@ -24,6 +24,7 @@ import structlog
 from kernels import processes
 from kernels.nursery_desk import Desk
 from kernels.nursery_wire import ANOTHER_RUNS
+from kernels.warmth import Warmth
 
 LOCK_S = 5.0
 
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kernels.nursery")
     parser.add_argument("--runtime", type=Path, required=True)
     parser.add_argument("--grace-s", type=float, default=1800.0)
+    parser.add_argument("--preload", help="fork kernels from a process that has imported these modules")
+    parser.add_argument("--spares", type=int, default=2, help="how many forked kernels wait")
     given = parser.parse_args(arguments)
     os.umask(0o077)
     os.chdir("/")
@@ -48,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     processes.become_subreaper()
     processes.undo_ignored_signals()
     _raise_file_limit()
-    asyncio.run(_run(given.runtime, given.grace_s))
+    warmth = None if given.preload is None else Warmth(tuple(filter(None, given.preload.split(","))), given.spares)
+    asyncio.run(_run(given.runtime, given.grace_s, warmth))
     return 0
 
 
@@ -65,8 +69,8 @@ def log_to_stderr() -> None:
     )
 
 
-async def _run(runtime: Path, grace_s: float) -> None:
-    await Desk(runtime, grace_s).run()
+async def _run(runtime: Path, grace_s: float, warmth: Warmth | None) -> None:
+    await Desk(runtime, grace_s, warmth).run()
 
 
 def _lock(folder: Path) -> int | None:

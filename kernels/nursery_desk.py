@@ -22,7 +22,9 @@ import structlog
 from kernels import nursery_wire
 from kernels.errors import BadRequest, KernelsError, SpawnRefused
 from kernels.nursery_state import Kernels
+from kernels.nursery_zygote import LOOK_S, Nest
 from kernels.records import KernelRecord, SpawnOrder, checked_kernel_id, checked_notes, number_of, text_of
+from kernels.warmth import Warmth
 
 YIELD_S = 0.5
 """How long a new owner waits for the former one to write no more. One that lives needs milliseconds."""
@@ -59,11 +61,12 @@ class Visitor:
 class Desk:
     """Serves one runtime directory until it is told to stop or nobody has come for `grace_s`."""
 
-    def __init__(self, runtime: Path, grace_s: float) -> None:
+    def __init__(self, runtime: Path, grace_s: float, warmth: Warmth | None = None) -> None:
+        self._nest = Nest(runtime, warmth) if warmth else None
         self._socket = nursery_wire.socket_path(runtime)
         self._grace_s = grace_s
         self._began = time.monotonic()
-        self._kernels = Kernels(runtime / "k", self._kernel_exited)
+        self._kernels = Kernels(runtime / "k", self._kernel_exited, self._nest)
         self._visitors: set[Visitor] = set()
         self._holders: dict[str, tuple[str, Visitor]] = {}
         self._yields: dict[str, asyncio.Event] = {}
@@ -82,6 +85,7 @@ class Desk:
             "note": self._note,
             "end": self._end,
             "status": self._status,
+            "rewarm": self._rewarm,
             "shutdown": self._shutdown,
         }
 
@@ -94,10 +98,14 @@ class Desk:
         # The supervisor has us start with SIGTERM held back: from here on it stops us in good order.
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self._kernels.recover()
+        if self._nest is not None:
+            self._nest.start()
         server = await asyncio.start_unix_server(self._visit, self._socket, limit=nursery_wire.LINE_BYTES)
         log.info("nursery_up", pid=os.getpid(), kernels=len(self._kernels.records()), grace_s=self._grace_s)
         tending = [asyncio.create_task(_every(TRIM_S, self._kernels.trim_logs))]
         tending.append(asyncio.create_task(_every(SWEEP_S, self._kernels.sweep)))
+        if self._nest is not None:
+            tending.append(asyncio.create_task(_every(LOOK_S, self._nest.look)))
         self._count_workers()
         await self._stop.wait()
         await self._close(server, tending)
@@ -114,6 +122,8 @@ class Desk:
             if isinstance(result, BaseException):
                 log.error("kernel_not_ended", error=str(result))
         self._kernels.sweep(older_than_s=0)
+        if self._nest is not None:
+            self._nest.close()
         log.info("nursery_stopped", kernels=len(ids))
         self._stopped.set()
         if self._jobs:
@@ -261,7 +271,14 @@ class Desk:
             "grace_s": self._grace_s,
             "workers": sorted(visitor.who for visitor in self._visitors if visitor.who),
             "kernels": len(self._kernels.records()),
+            "zygote": self._nest.status() if self._nest is not None else None,
         }
+
+    async def _rewarm(self, visitor: Visitor, request: Answer) -> Answer:
+        if self._nest is None:
+            raise BadRequest("this nursery forks no kernels")
+        self._nest.start()
+        return {}
 
     async def _shutdown(self, visitor: Visitor, request: Answer) -> Answer:
         self._stop.set()

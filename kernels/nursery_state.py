@@ -18,6 +18,7 @@ import structlog
 
 from kernels import bounded_log, nursery_disk, processes
 from kernels.errors import ClaimRefused, KernelStuck, SpawnRefused, UnknownKernel
+from kernels.nursery_zygote import Nest, NoSpare
 from kernels.records import Exit, KernelRecord, SpawnOrder, checked_notes, now_utc
 
 KILL_S = 4.0
@@ -48,8 +49,9 @@ class Ward:
 class Kernels:
     """All kernels of this host. `on_exit` is called with the record of each that has exited."""
 
-    def __init__(self, folder: Path, on_exit: Callable[[KernelRecord], None]) -> None:
+    def __init__(self, folder: Path, on_exit: Callable[[KernelRecord], None], nest: Nest | None = None) -> None:
         self._folder = folder
+        self._nest = nest
         self._on_exit = on_exit
         self._wards: dict[str, Ward] = {}
 
@@ -154,18 +156,33 @@ class Kernels:
         fresh: list[KernelRecord] = []
 
         def keep(pid: int, started: int) -> None:
-            fresh.append(_first_record(order, before, pid, started))
+            fresh[:] = [_first_record(order, before, pid, started)]
             nursery_disk.save(fresh[0])
 
         try:
             with nursery_disk.open_log(order.directory) as log_file:
-                processes.launch(order, log_file.fileno(), keep)
+                if self._launch_warm(order, log_file.fileno(), keep):
+                    fresh[:] = [replace(fresh[0], warm=True)]
+                    nursery_disk.save(fresh[0])
+                else:
+                    processes.launch(order, log_file.fileno(), keep)
         except (SpawnRefused, OSError) as error:
             self._forget_attempt(order, before)
             raise SpawnRefused(str(error)) from error
         ward = self._wards[order.kernel_id] = Ward(fresh[0], born=time.monotonic())
         self._watch(ward, os.pidfd_open(ward.record.pid))  # a child that is not waited for keeps its pid
         return ward.record
+
+    def _launch_warm(self, order: SpawnOrder, log_fd: int, keep: Callable[[int, int], None]) -> bool:
+        """False when it has to be exec'd."""
+        if self._nest is None or not order.forkable:
+            return False
+        try:
+            self._nest.launch(order, log_fd, keep)
+        except NoSpare as error:
+            self._nest.why_cold(str(error))
+            return False
+        return True
 
     def _forget_attempt(self, order: SpawnOrder, before: KernelRecord | None) -> None:
         if before:
@@ -273,6 +290,7 @@ def _first_record(order: SpawnOrder, before: KernelRecord | None, pid: int, star
         claim_epoch=before.claim_epoch if before else 0,
         claim_boot=before.claim_boot if before else "",
         notes=before.notes if before else {},
+        recorder=order.recorder,
     )
 
 

@@ -23,7 +23,7 @@ _OOM_FIRST = b"1000"
 _STATE, _GROUP, _SESSION, _STARTED, _EXIT_CODE = 0, 2, 3, 19, 49
 """Places in /proc/<pid>/stat after the command's name: fields 3, 5, 6, 22 and 52 of proc(5)."""
 
-_SOFT_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+SOFT_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 def become_subreaper() -> None:
@@ -162,11 +162,11 @@ def _become(order: SpawnOrder, log_fd: int, go_read: int, error_write: int) -> N
     try:
         signal.set_wakeup_fd(-1)  # it is the parent's loop that would be woken
         os.setsid()
-        _default_signals()
+        default_signals()
         _wire(log_fd, error_write)
-        _lose_to_the_oom_killer()
+        lose_to_the_oom_killer()
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (_SOFT_FILES, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT_FILES, hard))
         step = f"enter {order.cwd}"
         os.chdir(order.cwd)
         step = f"run {order.argv[0]}"
@@ -179,7 +179,8 @@ def _become(order: SpawnOrder, log_fd: int, go_read: int, error_write: int) -> N
         os._exit(127)
 
 
-def _default_signals() -> None:
+def default_signals() -> None:
+    """Default actions and an empty mask, as a process that nobody has touched has them."""
     for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with contextlib.suppress(OSError):
             signal.signal(signum, signal.SIG_DFL)
@@ -194,7 +195,8 @@ def _wire(log_fd: int, error_write: int) -> None:
     os.set_inheritable(error_write, False)
 
 
-def _lose_to_the_oom_killer() -> None:
+def lose_to_the_oom_killer() -> None:
+    """Kernels are to be killed before workers, where we may say so."""
     with contextlib.suppress(OSError):
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         os.write(fd, _OOM_FIRST)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 LAUNCH = "launch.json"
 """Holds what a kernel was launched with (environment, working directory), for an adopter that restarts it."""
+
+INSIDE = str(Path(__file__).resolve().parent / "inside" / "__main__.py")
+"""Run by its path: see there."""
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +112,7 @@ class NurseryProvisioner(KernelProvisionerBase):
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Has the nursery start the next incarnation. Raises SpawnRefused, NurseryUnavailable."""
         first = self.record is None
-        order = self._order(cmd, kwargs["env"], Path(kwargs["cwd"]))
+        order = self._order(self._with_recorder(cmd), kwargs["env"], Path(kwargs["cwd"]))
         try:
             record = await self.manager.nursery.spawn(order)
         except SpawnRefused as error:
@@ -147,6 +151,15 @@ class NurseryProvisioner(KernelProvisionerBase):
         self._unwatch()
         self._unwatch = _nothing
 
+    def _with_recorder(self, command: list[str]) -> list[str]:
+        """The command of a kernelspec that runs ipykernel with our own interpreter, with the recorder in it."""
+        plain = [sys.executable, "-m", "ipykernel_launcher", "-f", self.manager.connection_file]
+        if command[:5] != plain:
+            return command
+        incarnation = self.record.incarnation + 1 if self.record else 1
+        ours = [f"--RingApp.incarnation={incarnation}", f"--RingApp.recorder_mib={self.manager.recorder_mib:g}"]
+        return [sys.executable, INSIDE, "-f", self.manager.connection_file, *ours, *command[5:]]
+
     def _order(self, command: list[str], env: dict[str, str], cwd: Path) -> SpawnOrder:
         # With JPY_PARENT_PID, ipykernel would end itself when that process does.
         kept = {name: value for name, value in env.items() if name != "JPY_PARENT_PID"}
@@ -159,6 +172,8 @@ class NurseryProvisioner(KernelProvisionerBase):
             argv=tuple(str(Path(part).expanduser()) if part.startswith("~") else part for part in command),
             env=kept,
             cwd=cwd,
+            recorder=command[1:2] == [INSIDE],
+            forkable=command[1:2] == [INSIDE] and len(command) == 6,
         )
 
     def _attach(self, record: KernelRecord) -> None:

@@ -61,7 +61,8 @@ class KernelRecord:
     `pid_started` is the process' start time in clock ticks since boot (field 22 of /proc/<pid>/stat):
     with it a pid that was used again is told apart. `incarnation` is 1 at the first start and grows with
     every restart. `claim_epoch` and `claim_boot` name the owner that holds the kernel (0 and "" for none).
-    `notes` belong to the owner; the nursery only keeps them.
+    `notes` belong to the owner; the nursery only keeps them. `recorder`: it has a flight recorder. `warm`: it was
+    forked from the zygote.
     """
 
     kernel_id: str
@@ -78,6 +79,8 @@ class KernelRecord:
     claim_epoch: int = 0
     claim_boot: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
+    recorder: bool = False
+    warm: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold; `from_json` is its inverse."""
@@ -105,13 +108,16 @@ class KernelRecord:
             claim_epoch=number_of(found, "claim_epoch"),
             claim_boot=text_of(found, "claim_boot", empty=True),
             notes=checked_notes(found.get("notes")),
+            recorder=found.get("recorder") is True,
+            warm=found.get("warm") is True,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class SpawnOrder:
     """What to start. `env` is the complete environment: nothing is inherited. It carries no key:
-    `directory` already holds connection.json."""
+    `directory` already holds connection.json. `recorder`: the command is one of `kernels.inside`. `forkable`: a
+    zygote's child can do what the command does."""
 
     kernel_id: str
     user: str
@@ -121,6 +127,8 @@ class SpawnOrder:
     argv: tuple[str, ...]
     env: dict[str, str]
     cwd: Path
+    recorder: bool = False
+    forkable: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold; `from_json` is its inverse."""
@@ -139,6 +147,8 @@ class SpawnOrder:
             argv=_argv(found.get("argv")),
             env=_env(found.get("env")),
             cwd=Path(text_of(found, "cwd")),
+            recorder=found.get("recorder") is True,
+            forkable=found.get("forkable") is True,
         )
 
 

@@ -26,6 +26,7 @@ from kernels import bounded_log, nursery_call, nursery_wire, processes
 from kernels.errors import NurseryUnavailable
 from kernels.nursery_wire import ANOTHER_RUNS
 from kernels.records import now_utc
+from kernels.warmth import Warmth
 
 INHERITED: Final = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 """All that supervisor and nursery get of the environment: enough to run Python, nothing that is secret."""
@@ -44,9 +45,9 @@ TRIM_S: Final = 5.0
 class Supervisor:
     """Watches one nursery at a time until one ends in good order."""
 
-    def __init__(self, runtime: Path, grace_s: float) -> None:
+    def __init__(self, runtime: Path, nursery_arguments: list[str]) -> None:
         self._runtime = runtime
-        self._grace_s = grace_s
+        self._nursery_arguments = nursery_arguments
         self._stopping = False
         self._poll = select.poll()
         self._wake_read, wake_write = os.pipe()
@@ -88,7 +89,7 @@ class Supervisor:
 
     def _start(self) -> int:
         command = [sys.executable, "-P", "-m", "kernels.nursery"]
-        command += ["--runtime", str(self._runtime), "--grace-s", str(self._grace_s)]
+        command += self._nursery_arguments
         # SIGTERM is held back until the nursery can stop in good order; otherwise one that is passed on while
         # it starts would kill it, and its kernels would go on.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -153,9 +154,10 @@ class Supervisor:
                 os.read(self._wake_read, 4096)
 
 
-def ensure_nursery(runtime: Path, grace_s: float, timeout_s: float) -> None:
+def ensure_nursery(runtime: Path, grace_s: float, timeout_s: float, warmth: Warmth | None = None) -> None:
     """Returns once a supervised nursery answers in `runtime`, started if there was none. Blocks.
 
+    With `warmth` one that is started here forks Python kernels; one that runs already stays as it is.
     Any number of processes may ask at once. Raises NurseryUnavailable after `timeout_s`.
     """
     nursery_wire.check_runtime(runtime)
@@ -163,7 +165,7 @@ def ensure_nursery(runtime: Path, grace_s: float, timeout_s: float) -> None:
     end = time.monotonic() + timeout_s
     while True:
         if not supervisor_runs(runtime):
-            _start_supervisor(runtime, grace_s)
+            _start_supervisor(runtime, grace_s, warmth)
         if nursery_call.answers(runtime):
             return
         if time.monotonic() > end:
@@ -177,6 +179,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kernels.supervisor")
     parser.add_argument("--runtime", type=Path, required=True)
     parser.add_argument("--grace-s", type=float, default=1800.0)
+    parser.add_argument("--preload")
+    parser.add_argument("--spares", type=int, default=2)
     given = parser.parse_args(arguments)
     lock = _take_lock(given.runtime)
     if lock is None:
@@ -186,7 +190,16 @@ def main(arguments: list[str] | None = None) -> int:
     os.pwrite(lock, b"%d\n" % os.getpid(), 0)
     processes.become_subreaper()
     processes.undo_ignored_signals()
-    return Supervisor(given.runtime, given.grace_s).run()
+    warmth = None if given.preload is None else Warmth(tuple(filter(None, given.preload.split(","))), given.spares)
+    return Supervisor(given.runtime, _arguments(given.runtime, given.grace_s, warmth)).run()
+
+
+def _arguments(runtime: Path, grace_s: float, warmth: Warmth | None) -> list[str]:
+    """Of supervisor and nursery alike."""
+    found = ["--runtime", str(runtime), "--grace-s", str(grace_s)]
+    if warmth is not None:
+        found += ["--preload", ",".join(warmth.preload), "--spares", str(warmth.spares)]
+    return found
 
 
 def _take_lock(runtime: Path) -> int | None:
@@ -215,9 +228,8 @@ def supervisor_runs(runtime: Path) -> bool:
         os.close(fd)
 
 
-def _start_supervisor(runtime: Path, grace_s: float) -> None:
-    command = [sys.executable, "-P", "-m", "kernels.supervisor"]
-    command += ["--runtime", str(runtime), "--grace-s", str(grace_s)]
+def _start_supervisor(runtime: Path, grace_s: float, warmth: Warmth | None) -> None:
+    command = [sys.executable, "-P", "-m", "kernels.supervisor", *_arguments(runtime, grace_s, warmth)]
     done = subprocess.run(
         command,
         env=_clean_env(),

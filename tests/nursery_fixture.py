@@ -23,6 +23,7 @@ from kernels.__main__ import main as kernels_command
 from kernels.nursery_client import Event, NurseryClient
 from kernels.records import SpawnOrder
 from kernels.supervisor import ensure_nursery, supervisor_runs
+from kernels.warmth import Warmth
 
 PROGRAMS = Path(__file__).parent / "programs"
 WITHIN_S = 15.0
@@ -101,9 +102,9 @@ class Ear:
 
 
 @contextmanager
-def nursery(runtime: Path, grace_s: float = 120.0) -> Iterator[Place]:
+def nursery(runtime: Path, grace_s: float = 120.0, warmth: Warmth | None = None) -> Iterator[Place]:
     """A nursery, and afterwards the proof that nothing of it is left."""
-    ensure_nursery(runtime, grace_s, WITHIN_S)
+    ensure_nursery(runtime, grace_s, WITHIN_S, warmth)
     place = Place(runtime)
     try:
         yield place

@@ -1,0 +1,89 @@
+"""The zygote: a process that has imported what a Python kernel needs, and forks kernels from itself.
+
+`python -m kernels.zygote --wire FD …`, exec'd by the nursery with an environment that names little more than a
+PATH. Owns the loop that forks, and nothing else: what is imported is `kernels.zygote_preload`'s matter, what a
+forked child does is `kernels.zygote_birth`'s. It is single-threaded and has no ZMQ context and no event loop, now
+and ever: only so is what it forks whole. It holds no secret, and it never runs a user's code.
+
+A kernel's parent is the nursery. The zygote forks twice and the process in the middle ends at once, so the kernel
+is an orphan, and orphans go to the nursery, which is a subreaper.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from kernels import zygote_birth, zygote_preload, zygote_wire
+from kernels.zygote_wire import WireEnded
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns 0 once the nursery has gone or has closed the wire."""
+    parser = argparse.ArgumentParser(prog="python -m kernels.zygote")
+    parser.add_argument("--wire", type=int, required=True)
+    parser.add_argument("--files", type=int, required=True, help="soft limit of descriptors for kernels")
+    parser.add_argument("--runtime", type=Path, required=True)
+    parser.add_argument("--preload", default="", help="modules to import, separated by commas")
+    given = parser.parse_args(arguments)
+    began = time.monotonic()
+    _die_with_the_nursery()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (given.files, hard))
+    wire = socket.socket(fileno=given.wire)
+    os.set_inheritable(given.wire, False)
+    told = zygote_preload.preload([name for name in given.preload.split(",") if name], given.runtime)
+    freeze()
+    try:
+        zygote_wire.send(wire, {"event": "ready", "took_s": round(time.monotonic() - began, 2), **told})
+        while True:
+            _, fds = zygote_wire.receive(wire)
+            fork_spare(wire, fds)
+    except WireEnded:
+        return 0
+
+
+def freeze() -> None:
+    """Keeps the collector off what has been imported: a child's first full collection would copy all of it."""
+    gc.collect()
+    gc.freeze()
+
+
+def threads() -> int:
+    """How many threads this process has, also those that no Python code has started."""
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def fork_spare(wire: socket.socket, fds: list[int]) -> None:
+    """Forks a child that waits for its orders on the descriptor sent along."""
+    if threads() != 1:
+        # What another thread held at the fork (a lock, half of malloc) would be broken in every child.
+        sys.exit("the zygote has more than one thread and forks no more")
+    middle = os.fork()
+    if middle == 0:
+        wire.close()
+        if os.fork() == 0:
+            zygote_birth.await_orders(socket.socket(fileno=fds[0]))
+        os._exit(0)
+    for fd in fds:
+        os.close(fd)
+    os.waitpid(middle, 0)
+
+
+def _die_with_the_nursery() -> None:
+    """Also while importing, when nobody looks at the wire. It is not inherited: kernels live on."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""A spare: a forked child that waits for its orders and then becomes one user's kernel.
+
+Owns the step from a copy of the zygote to a process that is as if it had been exec'd: its own session, streams,
+signals, random numbers, environment, directories and search path. All of that comes before any of the user's code.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import locale
+import multiprocessing.process
+import os
+import random
+import signal
+import site
+import socket
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from kernels import processes, zygote_kernel, zygote_wire
+from kernels.zygote_wire import WireEnded
+
+_INHERITED_PATH: Final = frozenset(os.environ.get("PYTHONPATH", "").split(os.pathsep)) - {""}
+_DONE: Final = {"done": True}
+
+
+def await_orders(wire: socket.socket) -> None:
+    """Is a spare, then a kernel; returns when the kernel was shut down. Exits when no order comes any more."""
+    os.setsid()
+    _be_one_of_its_own()
+    try:
+        zygote_wire.send(wire, {"pid": os.getpid()})
+        order, fds = zygote_wire.receive(wire)
+    except WireEnded:
+        os._exit(0)
+    step = "prepare"
+    try:
+        _wire_streams(fds[0])
+        processes.lose_to_the_oom_killer()
+        step = f"enter {order['cwd']}"
+        os.chdir(order["cwd"])
+        step = "take on its environment"
+        _take_on(order["argv"], order["env"])
+    except Exception as error:
+        why = getattr(error, "strerror", None) or error
+        with suppress(WireEnded):
+            zygote_wire.send(wire, {"error": f"cannot {step}: {why}"})
+        os._exit(127)
+    try:
+        zygote_wire.send(wire, _DONE)
+    except WireEnded:  # the nursery has given this kernel up, or has died: then its record names us, and we go on
+        pass
+    wire.close()
+    zygote_kernel.be_kernel(order["argv"][2:])
+
+
+def _be_one_of_its_own() -> None:
+    """What does not depend on the orders."""
+    processes.default_signals()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # as Python does
+        signal.signal(signum, signal.SIG_IGN)
+    random.seed()
+    if numpy_random := sys.modules.get("numpy.random"):
+        numpy_random.seed()
+    process: Any = multiprocessing.process
+    process.current_process().authkey = os.urandom(32)  # made at import: else all kernels share one secret
+    _unshare_ids()
+
+
+def _unshare_ids() -> None:
+    """uuid1 counts on from what the zygote has used."""
+    if found := sys.modules.get("uuid"):
+        found._last_timestamp = None  # type: ignore[attr-defined]
+
+
+def _wire_streams(log_fd: int) -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd, source in ((0, nothing), (1, nothing), (2, log_fd)):
+        os.dup2(source, fd)
+    os.close(nothing)
+    os.close(log_fd)
+
+
+def _take_on(argv: list[str], env: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    sys.orig_argv[:] = argv
+    sys.argv[:] = argv[1:]
+    sys.dont_write_bytecode = bool(env.get("PYTHONDONTWRITEBYTECODE"))
+    sys.path[:] = _search_path(env)
+    sys.path_importer_cache.clear()
+    tempfile.tempdir = None
+    multiprocessing.process.ORIGINAL_DIR = os.getcwd()  # type: ignore[attr-defined]
+    time.tzset()
+    with suppress(locale.Error):
+        locale.setlocale(locale.LC_CTYPE, "")
+    _threads_for_blas(env)
+    if "matplotlib" in sys.modules:
+        _dress_matplotlib(env)
+
+
+def _search_path(env: dict[str, str]) -> list[str]:
+    """The zygote's, without what only its own environment had added, with what this one adds."""
+    own = [part for part in sys.path if part and part not in _INHERITED_PATH]
+    added = [os.path.abspath(part) for part in env.get("PYTHONPATH", "").split(os.pathsep) if part]
+    return added + own + _user_site(env)
+
+
+def _user_site(env: dict[str, str]) -> list[str]:
+    """The user's own site-packages, where an interpreter outside of a virtual environment looks too."""
+    site.USER_BASE = site.USER_SITE = None
+    if sys.prefix != sys.base_prefix or env.get("PYTHONNOUSERSITE"):
+        return []
+    found = site.getusersitepackages()
+    return [found] if Path(found).is_dir() else []
+
+
+def _threads_for_blas(env: dict[str, str]) -> None:
+    """As many threads as it would have taken by itself; it was loaded with one, and starts them when first needed."""
+    wanted = env.get("OPENBLAS_NUM_THREADS") or env.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
+    if wanted.isdecimal() and (set_threads := _openblas()):
+        set_threads(int(wanted))
+
+
+def _openblas() -> Any:
+    """numpy's own OpenBLAS' function for it, if numpy has one."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        path = line.rpartition(" ")[2]
+        if "openblas" in path and ".so" in path:
+            library = ctypes.CDLL(path)
+            for name in (
+                "scipy_openblas_set_num_threads64_",
+                "scipy_openblas_set_num_threads",
+                "openblas_set_num_threads",
+            ):
+                if found := getattr(library, name, None):
+                    return found
+    return None
+
+
+def _dress_matplotlib(env: dict[str, str]) -> None:
+    """Forgets the zygote's directories, and reads the user's settings if there are any."""
+    matplotlib: Any = sys.modules["matplotlib"]
+    for cached in (matplotlib.get_configdir, matplotlib.get_cachedir):
+        for name, cell in zip(cached.__code__.co_freevars, cached.__closure__ or (), strict=True):
+            if name == "called":
+                cell.cell_contents = False
+    config = env.get("XDG_CONFIG_HOME") or f"{env.get('HOME', '')}/.config"
+    folders = (env.get("MPLCONFIGDIR") or f"{config}/matplotlib", ".")
+    if env.get("MATPLOTLIBRC") or any(Path(folder, "matplotlibrc").exists() for folder in folders):
+        matplotlib.rc_file(matplotlib.matplotlib_fname())
+    if backend := env.get("MPLBACKEND"):
+        dict.__setitem__(matplotlib.rcParams, "backend", backend)
