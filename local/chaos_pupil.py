@@ -231,9 +231,8 @@ class Pupil:
         if sheet.reply:
             return  # only the idle status is missing
         self.book.row.hung += 1
-        self._remark(
-            f"cell {sheet.cell.name} ({sheet.cell.kind}): no end, after {sheet.shown} lines; sent at {_clock(sheet.sent_s)}"
-        )
+        sent = f"sent at {_clock(sheet.sent_s)}"
+        self._remark(f"cell {sheet.cell.name} ({sheet.cell.kind}), {sent}: no end, after {sheet.shown} lines")
         self._ledger.forget(msg_id)
         with suppress(aiohttp.ClientError, OSError, TimeoutError):
             await self.student.call("POST", f"/api/kernels/{self.student.kernel_id}/interrupt", within_s=CONNECT_S)

@@ -101,8 +101,9 @@ class Room:
             try:
                 await self._strike(step)
             except (StackError, TimeoutError) as problem:
-                self._book.row.broken.append(f"it did not recover: {problem}")
-                self._say(f"gave up: {problem}")
+                why = str(problem) or "some students have got no further"
+                self._book.row.broken.append(f"it did not recover: {why}")
+                self._say(f"gave up: {why}")
                 return
 
     async def _strike(self, step: Sequence[str]) -> None:
