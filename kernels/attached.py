@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,28 +21,37 @@ import structlog
 import zmq
 
 from kernels import framing
+from kernels.adoption import Adoption, AlreadyHeard, Recorded
 from kernels.backlog import Backlog
 from kernels.errors import KernelGone, KernelMoved, PortLost
+from kernels.framing import Number
 from kernels.lifecycle import Action, Fail, Lifecycle, Request, Restart, Tell
 from kernels.seat import Seat
+from kernels.unsettled import MAX_MESSAGES, Unsettled
 from kernels.wires import Wires
 
 log = structlog.get_logger(__name__)
 
 # A client that went away keeps its place for so long. JupyterLab's seven tries to reconnect take about two minutes.
 SEAT_KEPT_S: Final = 300.0
+OVERRUN: Final = (
+    "The kernel is busy and has been sent more than can be kept for it. This was not handed on, and what else is sent "
+    "before the kernel has come to it is not either. Interrupt or restart the kernel, or wait for it."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
     """What a client's entry worker knows when it takes a seat (again).
 
-    `after`: the msg_id of the last message that the client got. `pending`: (channel, header) of requests that were
-    handed on and not answered. `since`: when the owner before was last heard, ISO 8601. All empty for a new client.
+    `after`: the msg_id of the last message that the client got; `number`: what the kernel's recorder numbered it with.
+    `pending`: (channel, header) of requests that were handed on and not answered. `since`: when the owner before was
+    last heard, ISO 8601. All empty for a new client.
     """
 
     client: str
     after: str | None = None
+    number: Number | None = None
     pending: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     since: str | None = None
 
@@ -65,50 +74,45 @@ class AttachedKernel:
         self._on_restart = on_restart
         self._seats: dict[str, Seat] = {}
         self._wires: Wires | None = None
+        self._way: Adoption | None = None
         self._attached = asyncio.Event()
         self._attached_at = datetime.now(UTC)
         self._closed: Exception | None = None
+        self._unsettled = Unsettled()
+        self._overrun = False  # whether clients were told that the kernel can be given no more
         self.held_back = False
 
     # -- attaching ------------------------------------------------------------------------------------------------
 
-    async def attach_new(self, context: zmq.Context[Any], info: dict[str, Any], timeout_s: float) -> None:
+    async def attach_new(
+        self, context: zmq.Context[Any], info: dict[str, Any], way: Adoption, timeout_s: float
+    ) -> None:
         """Connect to a process that was just started; raise KernelSilent when it does not answer in `timeout_s`."""
-        wires = self._wire(context, info)
+        wires = self._wire(context, info, way)
         await wires.first_answer(timeout_s)
-        await wires.subscribe()
-        await self._connect(wires)
+        await way.join(wires, self._may_connect, running=False)
         self.life.alive(time.monotonic())
         self._open()
 
-    async def attach_running(
-        self, context: zmq.Context[Any], info: dict[str, Any], claim: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Connect to a process that another owner serves or served: subscribe, `claim` it, take the owner's identity.
-
-        The order makes a planned move lossless. What the kernel sends is heard by the owner before us (who passes it
-        on until we have connected), by us, or by both; the client's last msg_id tells where to go on. And `claim`
-        returns when that owner writes no more: what it has written is in the kernel before its identity is taken.
-        """
-        wires = self._wire(context, info)
-        await wires.subscribe()
-        await claim()
-        await self._connect(wires)
+    async def attach_running(self, context: zmq.Context[Any], info: dict[str, Any], way: Adoption) -> None:
+        """Connect to a process that another owner serves or served."""
+        wires = self._wire(context, info, way)
+        await way.join(wires, self._may_connect, running=True)
         self.life.adopted(time.monotonic())
         wires.probe("shell", self.life.probe_answered)
         self._open()
 
-    def _wire(self, context: zmq.Context[Any], info: dict[str, Any]) -> Wires:
+    def _wire(self, context: zmq.Context[Any], info: dict[str, Any], way: Adoption) -> Wires:
         if self._closed:  # deleted or moved while it started
             raise self._closed
         self._cut()
+        self._way = way
         self._wires = Wires(context, info, self._receive)
         return self._wires
 
-    async def _connect(self, wires: Wires) -> None:
+    def _may_connect(self) -> None:
         if self.held_back:  # while we waited for the kernel another worker asked for it: it must not find us after it
             raise KernelMoved("another worker is taking the kernel")
-        await wires.connect()
 
     def _open(self) -> None:
         self._attached_at = datetime.now(UTC)
@@ -134,13 +138,11 @@ class AttachedKernel:
         await self.attached()
         self._forget_empty_seats()
         before = self._seats.pop(resume.client, None)
-        seat = self._seats[resume.client] = Seat(self, self._backlog, resume.client, self._place(resume, before))
+        way = self._way
+        seat = self._resume_recorded(way, resume, before) if isinstance(way, Recorded) else self._resume(resume, before)
+        self._seats[resume.client] = seat
         if before:
             before.close(KernelGone("replaced by a newer connection of the same client"))
-        unknown = self._adopt_pending(resume)
-        if unknown and resume.since:
-            self._tell_gap(unknown[0].header, resume)
-        self._settle(unknown)
         return seat
 
     async def attached(self) -> None:
@@ -158,13 +160,34 @@ class AttachedKernel:
             if is_request:
                 self._fail(Request(header, message.channel, client), "The kernel is dead. Restart it to go on.")
             return
+        waiting = len(self.life.pending) if message.channel == "shell" else 0
+        if self._unsettled.full(message.channel) or waiting >= MAX_MESSAGES:
+            self._refuse(Request(header, message.channel, client), is_request=is_request)
+            return
         try:
             self._wires.send(message.channel, message.parts)
         except PortLost as error:
             raise KernelMoved(str(error)) from error
         self.last_activity = datetime.now(UTC)
+        self._unsettled.sent(message.channel, header["msg_id"], sum(map(len, message.parts)))
         if is_request:
             self.life.sent(header["msg_id"], Request(header, message.channel, client))
+
+    def _refuse(self, request: Request, *, is_request: bool) -> None:
+        """Say that the kernel has more to do than it can be given. A message that has no reply is told of once."""
+        if is_request:
+            self._fail(request, OVERRUN)
+        elif not self._overrun:
+            told = {"name": "stderr", "text": f"[kernelring] {OVERRUN}\n"}
+            self._say("iopub", "stream", told, request.header, request.client)
+        if not self._overrun:
+            self._overrun = True
+            log.warning("kernel_overrun", kernel=self.kernel_id, user=self.user)
+
+    def _heard_of(self, msg_id: str) -> None:
+        self._unsettled.heard(msg_id)
+        if self._overrun and self._unsettled.empty and not self.life.pending:
+            self._overrun = False
 
     async def hold_back(self) -> None:
         """Write no more to the kernel, because another worker takes it; return when all that was written has left."""
@@ -172,6 +195,46 @@ class AttachedKernel:
         await self._attached.wait()  # were we connecting at this moment, we could take the identity back from the other
         if self._wires:
             await self._wires.settle()
+
+    # With a recorder: places are numbers, requests are sent again by who waits for them.
+
+    def _resume_recorded(self, way: Recorded, resume: Resume, before: Seat | None) -> Seat:
+        known = resume.number or (before and before.number) or way.acks.get(resume.client)
+        number = known or way.last
+        cursor = self._backlog.after(number)
+        kept = max(self._backlog.dropped, (way.first[0], way.first[1] - 1))
+        missed = kept[1] - number[1] if kept[0] == number[0] and kept > number else 0
+        seat = Seat(self, self._backlog, resume.client, cursor, number, missed)
+        if number[0] != way.last[0]:
+            self._end_pending(resume, seat)
+        elif known and resume.since is None:  # its entry worker has gone, and what that waited for is not known
+            for msg_id in way.unacknowledged(resume.client, number):
+                self._backlog.claim_answer(msg_id, resume.client)
+        self._adopt_pending(resume)
+        return seat
+
+    def _end_pending(self, resume: Resume, seat: Seat) -> None:
+        """Requests of a process that has ended meanwhile are not for the next one."""
+        for channel, header in resume.pending:
+            if not self._backlog.claim_answer(header["msg_id"], resume.client):
+                self._fail(Request(header, channel, resume.client), "The kernel ended while it handled this request.")
+            seat.refused.add(header["msg_id"])
+        resume.pending.clear()
+
+    def acknowledge(self, client: str, number: Number) -> None:
+        """A client has got the output up to `number`."""
+        if isinstance(self._way, Recorded) and self._wires and number[0] == self._way.last[0]:
+            self._way.acknowledge(client, number, self._wires)
+
+    # Without: places are message ids, and what became of a request is found out.
+
+    def _resume(self, resume: Resume, before: Seat | None) -> Seat:
+        seat = Seat(self, self._backlog, resume.client, self._place(resume, before))
+        unknown = self._adopt_pending(resume)
+        if unknown and resume.since:
+            self._tell_gap(unknown[0].header, resume)
+        self._settle(unknown)
+        return seat
 
     def _place(self, resume: Resume, before: Seat | None) -> int:
         """Where in the backlog a client goes on: after its last message; else where it left; else at the end."""
@@ -236,13 +299,19 @@ class AttachedKernel:
     def _receive(self, channel: str, parts: list[bytes]) -> None:
         frame = framing.pack(channel, parts)
         if channel == "iopub":
-            if b'"status"' in parts[0]:
-                self._note_status(parts)
-            self._keep(frame)
+            assert self._way
+            with suppress(AlreadyHeard):
+                number = self._way.number(parts[2])
+                if b'"status"' in parts[0]:
+                    self._note_status(parts)
+                self._keep(frame, number=number)
             return
         asked = framing.msg_id_of(parts[1])
         # An input request (stdin) goes to whoever sent the cell that asks, which goes on.
         request = self.life.pending.get(asked) if channel == "stdin" else self.life.replied(asked)
+        if channel == "stdin":
+            self._unsettled.asked()
+        self._heard_of(asked)
         if request:
             self._keep(frame, request.client)
         else:  # asked through an owner before us: kept until that client takes its seat here
@@ -251,10 +320,13 @@ class AttachedKernel:
     def _note_status(self, parts: list[bytes]) -> None:
         with suppress(ValueError, TypeError, KeyError):
             self.life.status(framing.msg_id_of(parts[1]), orjson.loads(parts[3])["execution_state"])
+            self._heard_of(framing.msg_id_of(parts[1]))
         self.last_activity = datetime.now(UTC)
 
-    def _keep(self, frame: bytes, to: str | None = None, answers: str | None = None) -> None:
-        self._backlog.append(frame, to, answers)
+    def _keep(
+        self, frame: bytes, to: str | None = None, answers: str | None = None, number: Number | None = None
+    ) -> None:
+        self._backlog.append(frame, to, answers, number)
         for seat in self._seats.values():
             seat.wake()
 
@@ -302,6 +374,7 @@ class AttachedKernel:
         if self._wires:
             self._wires.close()
             self._wires = None
+        self._unsettled, self._overrun = Unsettled(), False
 
     # -- the machine's orders ---------------------------------------------------------------------------------------
 

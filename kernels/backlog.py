@@ -21,12 +21,14 @@ _CLAIMED: Final = ""  # no request has this msg_id
 class Entry:
     """One frame. `to` names the only client that gets it (None: all).
 
-    `answers` is None, or the frame is nobody's yet: the msg_id of the request that it replies to.
+    `answers` is None, or the frame is nobody's yet: the msg_id of the request that it replies to. `number` is what the
+    kernel's own recorder has numbered it with, if it did.
     """
 
     frame: bytes
     to: str | None
     answers: str | None
+    number: framing.Number | None = None
 
 
 class Batch(NamedTuple):
@@ -46,14 +48,23 @@ class Backlog:
         self._entries: dict[int, Entry] = {}
         self._first = 1
         self.last = 0
+        self.dropped: framing.Number = (0, 0)  # the number of the newest output that has fallen out
 
-    def append(self, frame: bytes, to: str | None = None, answers: str | None = None) -> None:
+    def append(
+        self,
+        frame: bytes,
+        to: str | None = None,
+        answers: str | None = None,
+        number: framing.Number | None = None,
+    ) -> None:
         """Keep one more frame, and let the oldest go while the limit is exceeded (the newest always stays)."""
         self.last += 1
-        self._entries[self.last] = Entry(frame, to, answers)
+        self._entries[self.last] = Entry(frame, to, answers, number)
         self._bytes += len(frame)
         while self._bytes > self._limit_bytes and self._first < self.last:
-            self._bytes -= len(self._entries.pop(self._first).frame)
+            oldest = self._entries.pop(self._first)
+            self._bytes -= len(oldest.frame)
+            self.dropped = oldest.number or self.dropped
             self._first += 1
 
     def read(self, cursor: int, client: str, max_bytes: int) -> Batch:
@@ -78,6 +89,14 @@ class Backlog:
             if wanted in header and _msg_id(header) == msg_id:
                 return number
         return None
+
+    def after(self, number: framing.Number) -> int:
+        """Return the cursor of a client that has got the kernel's output up to `number`, whether it is here or not."""
+        for cursor in range(self.last, self._first - 1, -1):
+            found = self._entries[cursor].number
+            if found and found <= number:
+                return cursor
+        return self._first - 1
 
     def claim_answer(self, msg_id: str, client: str) -> bool:
         """Give `client` what came for its request `msg_id` while nobody knew who had asked.

@@ -9,6 +9,7 @@ Source: jupyter_server's documentation, "WebSocket kernel wire protocols", and j
 
 from __future__ import annotations
 
+import re
 import struct
 import uuid
 from datetime import UTC, datetime
@@ -26,6 +27,11 @@ MAX_PARTS: Final = 4096  # of a client's message; far above what one sends, and 
 _FIXED_PARTS: Final = 4  # header, parent_header, metadata, content; what follows are buffers
 _LEGACY_TAIL: Final = b'"channel":%b,"msg_id":%b,"msg_type":%b}'
 _JSON_FIELDS: Final = ("header", "parent_header", "metadata", "content")
+
+
+_NUMBERED: Final = re.compile(rb'\{"kernelring":\[(\d{1,9}),(\d{1,15})\]')
+Number = tuple[int, int]
+"""What a flight recorder gives to each output: the incarnation of the kernel, and 1, 2, 3, … in it."""
 
 
 class Message(NamedTuple):
@@ -111,6 +117,15 @@ def msg_id_of(header: bytes) -> str:
     except (ValueError, TypeError, KeyError):
         return ""
     return msg_id if isinstance(msg_id, str) else ""
+
+
+def number_of(metadata: bytes) -> Number | None:
+    """Return the number in the metadata of an output; None when it has none.
+
+    The recorder puts it first. What a user writes into metadata comes after it, and is not looked at.
+    """
+    found = _NUMBERED.match(metadata)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def is_servers_own(frame: bytes) -> bool:

@@ -19,8 +19,17 @@ import structlog
 import zmq
 from jupyter_client.kernelspec import NoSuchKernel
 
+from kernels.adoption import Recorded, Unrecorded
 from kernels.attached import AttachedKernel
-from kernels.errors import BadRequest, ClaimRefused, DuplicateKernel, KernelMoved, KernelsError, NurseryUnavailable, UnknownKernel
+from kernels.errors import (
+    BadRequest,
+    ClaimRefused,
+    DuplicateKernel,
+    KernelMoved,
+    KernelsError,
+    NurseryUnavailable,
+    UnknownKernel,
+)
 from kernels.kernel_manager import NurseryKernelManager
 from kernels.nursery_client import ClaimLost, ClaimWanted, Event, KernelExited, NurseryBack, NurseryClient
 from kernels.records import KernelRecord, checked_kernel_id, checked_notes
@@ -350,13 +359,14 @@ class House:
 
         try:
             record = await self._nursery.get(kernel_id)
+            way = Recorded(epoch, boot) if record.recorder else Unrecorded(claim)
             if record.exit:
                 self._tell_exit(tenant, record)
             elif running and is_bound(info):
-                await kernel.attach_running(self._context, info, claim)
+                await kernel.attach_running(self._context, info, way)
             else:
                 await claim()
-                await kernel.attach_new(self._context, info, self._options.start_timeout_s)
+                await kernel.attach_new(self._context, info, way, self._options.start_timeout_s)
             await self._nursery.claim(kernel_id, epoch, boot)  # now the owner before us lets go
             log.info("kernel_attached", user=kernel.user, kernel=kernel_id, epoch=epoch, boot=boot, adopted=running)
         except (ClaimRefused, KernelMoved, UnknownKernel, NurseryUnavailable) as error:

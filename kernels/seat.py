@@ -20,11 +20,27 @@ BATCH_BYTES: Final = 256 * 1024  # what one write to a client carries at the mos
 
 
 class Seat:
-    """Made by `AttachedKernel.take_seat`. `cursor` is the number of the last frame that was read."""
+    """Made by `AttachedKernel.take_seat`. `cursor` is the number of the last frame that was read.
 
-    def __init__(self, kernel: AttachedKernel, backlog: Backlog, client: str, cursor: int) -> None:
+    `number` is the last output, as the kernel's recorder numbers it, that the client is known to have got; None without
+    a recorder. `missed`: how many messages the client can not be given any more.
+    """
+
+    def __init__(
+        self,
+        kernel: AttachedKernel,
+        backlog: Backlog,
+        client: str,
+        cursor: int,
+        number: framing.Number | None = None,
+        missed: int = 0,
+    ) -> None:
         self.client = client
         self.cursor = cursor
+        self.number = number
+        self.recorded = number is not None
+        self.refused: set[str] = set()  # requests that must not be handed on if they are sent again
+        self._missed = missed
         self.occupied = True
         self.left_s = 0.0
         self._kernel = kernel
@@ -40,8 +56,9 @@ class Seat:
         while True:
             batch = self._backlog.read(self.cursor, self.client, BATCH_BYTES)
             self.cursor = batch.cursor
-            if batch.missed:
-                return [_gap(batch.missed), *batch.frames]
+            missed, self._missed = batch.missed + self._missed, 0
+            if missed:
+                return [_gap(missed), *batch.frames]
             if batch.frames:
                 return batch.frames
             if self._closed:
@@ -54,7 +71,15 @@ class Seat:
         if self._closed:
             raise self._closed
         await self._kernel.attached()
+        if header["msg_id"] in self.refused:
+            return
         self._kernel.send(self.client, message, header)
+
+    def acknowledge(self, number: framing.Number) -> None:
+        """The client has got all output up to `number`: that far it will not be told again, whoever serves it."""
+        if self.number is not None and number > self.number:
+            self.number = number
+            self._kernel.acknowledge(self.client, number)
 
     def leave(self) -> None:
         """The client's connection has ended; its place is kept for a while."""
@@ -73,5 +98,8 @@ class Seat:
 
 
 def _gap(missed: int) -> bytes:
-    text = f"[kernelring] {missed} messages of output are missing here: they came faster than this client read them.\n"
+    text = (
+        f"[kernelring] {missed} messages of output are missing here: there were more than are kept for a client that "
+        "is slow or was away. Have the cell write to a file to see them all.\n"
+    )
     return framing.server_message("iopub", "stream", {"name": "stderr", "text": text})

@@ -54,11 +54,12 @@ class Wires:
         self._info = connection_info
         self._deliver = on_message
         self._session = Session(key=connection_info["key"])
-        self._key: bytes = connection_info["key"]
         self._ports: dict[str, Port] = {}
         self._probes: dict[str, Callable[[], None]] = {}
         self._iopub_seen = asyncio.Event()
         self._answered = asyncio.Event()
+        self._asked: dict[str, asyncio.Future[list[bytes]]] = {}
+        self._held: list[tuple[str, list[bytes]]] | None = None
         self._closed = False
         self._forged_seen = False
 
@@ -95,11 +96,17 @@ class Wires:
                 log.warning("iopub_not_confirmed", endpoint=self._endpoint("iopub"))
         self._raise_if_closed()
 
-    async def connect(self) -> None:
-        """Connect shell, control and stdin under the owner's identity, taking it from whoever has it."""
+    async def subscribe_for_sure(self) -> None:
+        """Subscribe to a kernel that welcomes every subscriber, however long that takes while it is busy."""
+        self._ports["iopub"] = self._port(zmq.SUB, "iopub")
+        await self._iopub_seen.wait()
+        self._raise_if_closed()
+
+    async def connect(self, identity: bytes) -> None:
+        """Connect shell, control and stdin under an owner's identity, taking it from whoever has it."""
         self._raise_if_closed()
         for channel in ("shell", "control", "stdin"):
-            self._ports[channel] = self._port(zmq.DEALER, channel, identity=OWNER_IDENTITY)
+            self._ports[channel] = self._port(zmq.DEALER, channel, identity=identity)
         try:
             async with asyncio.timeout(CONNECT_WAIT_S):
                 for channel in ("shell", "control", "stdin"):
@@ -114,7 +121,40 @@ class Wires:
         A kernel whose identity was taken over reads nothing from here, and libzmq does not say so (measured on 4.3.5):
         an owner must not write after it has yielded or lost its claim.
         """
-        self._ports[channel].send([DELIM, self._sign(parts), *parts])
+        self._ports[channel].send([DELIM, self._session.sign(parts[:4]), *parts])
+
+    async def ask(self, kind: str, content: dict[str, Any]) -> list[bytes]:
+        """Send a request of our own on control; return the parts of its reply. Raises KernelSilent if the end is first.
+
+        There is no deadline: a cell that holds Python's lock keeps the kernel from answering, as long as it likes.
+        """
+        msg_id = self.tell(kind, content)
+        answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+        self._asked[msg_id] = answer
+        parts = await answer
+        self._raise_if_closed()
+        return parts
+
+    def tell(self, kind: str, content: dict[str, Any]) -> str:
+        """Send a request of our own on control; return its msg_id. Raises PortLost."""
+        header = self._session.msg(kind, {})["header"] | {"msg_id": PROBE_PREFIX + uuid.uuid4().hex}
+        parts = [self._session.pack(header), b"{}", b"{}", self._session.pack(content)]
+        self.send("control", parts)
+        return str(header["msg_id"])
+
+    def hold(self) -> None:
+        """Deliver nothing until `release`."""
+        self._held = []
+
+    def release(self) -> None:
+        """Deliver what has come meanwhile."""
+        held, self._held = self._held or [], None
+        for channel, parts in held:
+            self._deliver(channel, parts)
+
+    def replay(self, channel: str, signed: list[bytes]) -> None:
+        """Deliver a message (from its signature on) that the kernel has recorded, whatever is held."""
+        self._take(channel, [DELIM, *signed], self._deliver)
 
     def probe(self, channel: str, on_reply: Callable[[], None], subshell: str | None = None) -> None:
         """Send a request of our own behind all that is queued on `channel`; its reply calls `on_reply`."""
@@ -137,6 +177,7 @@ class Wires:
         """Deliver what has arrived by now."""
         for port in self._ports.values():
             port.drain_all()
+        self.release()
 
     def close(self) -> None:
         """Close all sockets; nothing is delivered afterwards, and who waits for the kernel is told so."""
@@ -144,6 +185,9 @@ class Wires:
         for port in self._ports.values():
             port.close()
         self._probes.clear()
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_result([])
         self._answered.set()
         self._iopub_seen.set()
 
@@ -169,28 +213,33 @@ class Wires:
         header = {**message["header"], "msg_id": PROBE_PREFIX + uuid.uuid4().hex, **extra}
         self._probes[header["msg_id"]] = on_reply
         parts = [self._session.pack(header), b"{}", b"{}", b"{}"]
-        port.send([DELIM, self._sign(parts), *parts])
-
-    def _sign(self, parts: list[bytes]) -> bytes:
-        """As `Session.sign` (hmac-sha256), in one call: every message is signed or verified, and that costs half."""
-        return hmac.digest(self._key, b"".join(parts[:4]), "sha256").hex().encode()
+        port.send([DELIM, self._session.sign(parts), *parts])
 
     def _receive(self, channel: str, wire: list[bytes]) -> None:
+        self._take(channel, wire, self._deliver if self._held is None else self._hold)
+
+    def _hold(self, channel: str, parts: list[bytes]) -> None:
+        assert self._held is not None
+        self._held.append((channel, parts))
+
+    def _take(self, channel: str, wire: list[bytes], deliver: Callable[[str, list[bytes]], None]) -> None:
         try:
             at = wire.index(DELIM)
             signature, parts = wire[at + 1], wire[at + 2 :]
         except (ValueError, IndexError):
             return self._forged(channel)
-        if len(parts) < 4 or not hmac.compare_digest(self._sign(parts), signature):
+        if len(parts) < 4 or not hmac.compare_digest(self._session.sign(parts[:4]), signature):
             return self._forged(channel)
         if channel == "iopub":
             self._iopub_seen.set()
             if b"iopub_welcome" in parts[0]:
                 return None
         parent = framing.msg_id_of(parts[1])
+        if answer := self._asked.pop(parent, None):
+            return answer.set_result(parts)
         if parent.startswith(PROBE_PREFIX) and self._is_probes_own(channel, parent, parts[0]):
             return None
-        return self._deliver(channel, parts)
+        return deliver(channel, parts)
 
     def _is_probes_own(self, channel: str, probe: str, header: bytes) -> bool:
         """Whether a message is the reply or the status of a probe, which is nobody else's business.

@@ -14,14 +14,17 @@ from typing import Any, Final
 
 import orjson
 import structlog
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
+from aiohttp.http import WebSocketError
 
 from kernels import framing
 from kernels.attached import Resume
 from kernels.errors import KernelGone, KernelMoved, MalformedFrame, UnknownKernel
+from kernels.wires import PROBE_PREFIX
 from server import app_keys
 from server.api_errors import ApiError, api_error, request_id
 from server.links import MAX_REASON, Link, LocalLink, Outgoing, PeerLink
+from server.outbox import Outbox
 from server.owned import ENTRY_HEADER, OWNER_HEADER
 from server.ownership import unavailable
 from server.request_keys import USER
@@ -35,7 +38,16 @@ CLOSE_S: Final = (
     2.0  # a client that does not answer our close is not waited for any longer: a stopping worker has others
 )
 MAX_CLIENT_ID: Final = 128
+ASK_EVERY_S: Final = 1.0
+MAX_SEQ: Final = 24
+MAX_UNTAKEN_BYTES: Final = 16 * 2**20  # what the owner has not taken; until it has, nothing more is read
+MAX_HEADER_BYTES: Final = 16 * 1024  # headers of requests are kept until the reply; a client's has 300
 # What JupyterLab makes of a close: 1000 and 1001 mean "do not come back", all others "reconnect" (FACTS: lab >= 4.6).
+WHY: Final[dict[int, bytes]] = {
+    WSCloseCode.PROTOCOL_ERROR: b"This is not a WebSocket frame as RFC 6455 has it",
+    WSCloseCode.INVALID_TEXT: b"A text message must be UTF-8",
+    WSCloseCode.MESSAGE_TOO_BIG: b"The message is larger than KERNELRING_MAX_MESSAGE_MIB allows",
+}
 CLOSE_RESTARTING: Final = WSCloseCode.SERVICE_RESTART
 CLOSE_LATER: Final = WSCloseCode.TRY_AGAIN_LATER
 
@@ -52,6 +64,13 @@ async def channels(request: web.Request) -> web.WebSocketResponse:
         await conversation.close()
 
 
+class _Socket(web.WebSocketResponse):
+    """aiohttp closes by itself when it cannot read a frame, and says no word."""
+
+    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
+        return await super().close(code=code, message=message or WHY.get(code, b""), drain=drain)
+
+
 class Conversation:
     """One client's socket and its link to the kernel's owner, which may be replaced while the socket stays."""
 
@@ -59,12 +78,13 @@ class Conversation:
         self._request = request
         self._user, self._kernel_id, self._client = user, kernel_id, client
         self._options = request.app[app_keys.SETTINGS]
-        self._socket = web.WebSocketResponse(
+        self._socket = _Socket(
             protocols=(framing.V1_SUBPROTOCOL,),
             heartbeat=PING_S,
             timeout=CLOSE_S,
             max_msg_size=self._options.max_message_mib * 2**20,
             compress=False,
+            autoping=False,  # a pong says how far the client has come
         )
         self._link: Link | None = None
         self._linked = asyncio.Event()
@@ -72,9 +92,12 @@ class Conversation:
         # old owner, the link is renewed and tells the new owner of it, the old one refuses it, and it is sent again to
         # the new one, which has declared it lost.
         self._switch = asyncio.Lock()
+        self._progress = asyncio.Event()  # set whenever something has come over the link, or the link is a new one
         self._again: list[Outgoing] = []
-        self._pending: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._outbox = Outbox()
         self._last: bytes | None = None
+        self._number = _last_seq(request.query.get("last_seq", ""))
+        self._advanced = asyncio.Event()
         self._heard_at = datetime.now(UTC)
 
     async def run(self) -> web.WebSocketResponse:
@@ -84,13 +107,14 @@ class Conversation:
         open_sockets.add(self._socket)
         inward = asyncio.create_task(self._from_client(), name="from_client")
         outward = asyncio.create_task(self._to_client(), name="to_client")
+        asking = asyncio.create_task(self._ask_how_far(), name="ask_how_far")
         try:
             await asyncio.wait((inward, outward), return_when=asyncio.FIRST_COMPLETED)
         finally:
             open_sockets.discard(self._socket)
-            for task in (inward, outward):
+            for task in (inward, outward, asking):
                 task.cancel()
-            outcomes = await asyncio.gather(inward, outward, return_exceptions=True)
+            outcomes = await asyncio.gather(inward, outward, asking, return_exceptions=True)
         for problem in outcomes:
             if isinstance(problem, Exception) and not isinstance(problem, ConnectionError):
                 raise problem
@@ -113,22 +137,28 @@ class Conversation:
         async with self._switch:
             if self._link:
                 self._again[:0] = self._link.leftover()
-            for _, header in self._again:
-                self._pending.pop(header["msg_id"], None)
+            if not self._outbox.recorded:
+                for _, header in self._again:
+                    self._outbox.take_back(header["msg_id"])
             await self.close()
             ownership = self._request.app[app_keys.OWNERSHIP]
             self._link = await ownership.at_owner(self._user, self._seat_here, self._seat_there)
+            self._outbox.recorded = self._link.number is not None
+            self._number = self._number or self._link.number
+            self._again = self._outbox.to_send(self._again)
             while self._again:
                 await self._give(self._link, *self._again[0])
                 del self._again[0]
             self._linked.set()
+            self._progress.set()
 
     def _resume(self) -> Resume:
-        if self._last is None and not self._pending:
-            return Resume(self._client)
+        pending = self._outbox.pending
+        if self._last is None and not pending:
+            return Resume(self._client, number=self._number)
         after = orjson.loads(framing.part_of(self._last, 0))["msg_id"] if self._last else None
         since = self._heard_at.isoformat().replace("+00:00", "Z")
-        return Resume(self._client, after, list(self._pending.values()), since)
+        return Resume(self._client, after, self._number, pending, since)
 
     async def _seat_here(self) -> Link:
         try:
@@ -141,7 +171,7 @@ class Conversation:
 
     async def _seat_there(self, owner: Member, epoch: int) -> Link:
         peers = self._request.app[app_keys.PEERS]
-        path = f"/api/kernels/{self._kernel_id}/channels"
+        path = self._request.rel_url.raw_path  # percent-encoded: an id may be any letters
         named = request_id(self._request)
         try:
             socket = await peers.websocket(owner, path, user=self._user, request_id=named, epoch=epoch)
@@ -167,16 +197,55 @@ class Conversation:
 
     async def _from_client(self) -> None:
         async for received in self._socket:
-            if received.type is WSMsgType.ERROR:
+            if received.type is WSMsgType.ERROR:  # no WebSocket frame at all; aiohttp has closed
+                if isinstance(received.data, WebSocketError):
+                    self._log_refusal(received.data)
                 return
+            if received.type in (WSMsgType.PING, WSMsgType.PONG):
+                await self._pinged(received)
+                continue
             try:
-                message, header = framing.checked(self._frame_of(received.data))
+                message, header = self._checked(received.data)
             except MalformedFrame as error:
-                log.warning("frame_refused", user=self._user, kernel=self._kernel_id, why=str(error))
-                reason = f"Malformed message: {error}".encode()[:MAX_REASON]
-                await self._socket.close(code=WSCloseCode.INVALID_TEXT, message=reason)
+                self._log_refusal(error)
+                await self._dismiss(WSCloseCode.INVALID_TEXT, f"Malformed message: {error}")
                 return
             await self._hand_on(message, header)
+            while self._link and self._link.untaken_bytes > MAX_UNTAKEN_BYTES:
+                self._progress.clear()
+                await self._progress.wait()
+
+    async def _pinged(self, received: WSMessage) -> None:
+        if received.type is WSMsgType.PING:
+            await self._socket.pong(received.data)
+        elif self._link and (number := _last_seq(bytes(received.data).decode("ascii", "replace"))):
+            await self._link.acknowledge(number)
+
+    async def _ask_how_far(self) -> None:
+        """Send pings that say the number of the last output: their pong says that the client has got it."""
+        while True:
+            await self._advanced.wait()
+            self._advanced.clear()
+            assert self._number
+            await self._socket.ping(b"%d.%d" % self._number)
+            await asyncio.sleep(ASK_EVERY_S)
+
+    def _log_refusal(self, error: Exception) -> None:
+        log.warning("frame_refused", user=self._user, kernel=self._kernel_id, why=str(error))
+
+    async def _dismiss(self, code: int, why: str) -> None:
+        """Close the client's socket; one that does not even read that is not waited for."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._socket.close(code=code, message=why.encode()[:MAX_REASON])
+
+    def _checked(self, data: str | bytes) -> tuple[framing.Message, dict[str, Any]]:
+        message, header = framing.checked(self._frame_of(data))
+        if len(message.parts[0]) > MAX_HEADER_BYTES:
+            raise MalformedFrame(f"the header is longer than {MAX_HEADER_BYTES} bytes")
+        if header["msg_id"].startswith(PROBE_PREFIX):
+            raise MalformedFrame(f"a msg_id that begins with {PROBE_PREFIX} is the server's own")
+        return message, header
 
     def _frame_of(self, data: str | bytes) -> bytes:
         if self._socket.ws_protocol != framing.V1_SUBPROTOCOL:
@@ -198,14 +267,13 @@ class Conversation:
 
     async def _give(self, link: Link, message: framing.Message, header: dict[str, Any]) -> None:
         msg_id = header["msg_id"]
-        if message.channel != "stdin" and header["msg_type"].endswith("_request"):
-            self._pending[msg_id] = (message.channel, header)  # before it is sent: the reply may come at once
+        self._outbox.add(message, header)
         try:
             await link.send(message, header)
         except KernelGone:
             return  # `_to_client` hears of it too, and tells the client
         except (KernelMoved, PeerLost):
-            self._pending.pop(msg_id, None)
+            self._outbox.take_back(msg_id)
             raise
 
     # -- to the client --------------------------------------------------------------------------------------------
@@ -215,6 +283,7 @@ class Conversation:
             assert self._link is not None
             try:
                 frames = await self._link.frames()
+                self._progress.set()
             except KernelGone as gone:
                 await self._socket.close(code=WSCloseCode.OK, message=str(gone).encode()[:MAX_REASON])
                 return
@@ -249,14 +318,17 @@ class Conversation:
 
     async def _pass_on(self, frame: bytes) -> None:
         channel = framing.channel_of(frame)
-        if channel in ("shell", "control"):
-            self._pending.pop(orjson.loads(framing.part_of(frame, 1)).get("msg_id"), None)
+        if not self._outbox.heard(channel, frame):
+            return
         if self._socket.ws_protocol == framing.V1_SUBPROTOCOL:
             await self._socket.send_bytes(frame)
         else:
             await self._pass_on_legacy(frame)
         if channel == "iopub" and not framing.is_servers_own(frame):  # what the next owner has heard, too
             self._last = frame
+            if number := framing.number_of(framing.part_of(frame, 2)):
+                self._number = number
+                self._advanced.set()
         self._heard_at = datetime.now(UTC)
 
     async def _pass_on_legacy(self, frame: bytes) -> None:
@@ -268,8 +340,20 @@ class Conversation:
         await (self._socket.send_str(legacy) if isinstance(legacy, str) else self._socket.send_bytes(legacy))
 
 
+def _last_seq(text: str) -> framing.Number | None:
+    """The number in `<incarnation>.<n>`; None for anything else."""
+    incarnation, _, n = text.partition(".")
+    if len(text) <= MAX_SEQ and incarnation.isdecimal() and n.isdecimal():
+        return int(incarnation), int(n)
+    return None
+
+
 async def close_sockets(app: web.Application) -> None:
     """End every client's socket with a code on which Jupyter's clients come back (to another worker)."""
-    why = b"This worker is being replaced"
-    closing = [socket.close(code=CLOSE_RESTARTING, message=why) for socket in app[app_keys.SOCKETS]]
-    await asyncio.gather(*closing, return_exceptions=True)
+    await asyncio.gather(*[_send_away(socket) for socket in app[app_keys.SOCKETS]], return_exceptions=True)
+
+
+async def _send_away(socket: web.WebSocketResponse[bool]) -> None:
+    """Close one. A client that reads nothing would keep the close, and with it this worker, waiting for ever."""
+    async with asyncio.timeout(2 * CLOSE_S):
+        await socket.close(code=CLOSE_RESTARTING, message=b"This worker is being replaced")

@@ -1,7 +1,8 @@
 """From an entry worker to a kernel's seat: in this process, or at a peer over its socket.
 
 Owns the form of the internal WebSocket. The entry worker begins with a JSON text, the `Resume`; the owner answers with
-a text when the seat is given. Then binary messages: from the entry worker one frame each; towards it a batch each: how
+a text when the seat is given, which says how far the client is. Texts from the entry worker say later how far it has
+come. All else are binary messages: from the entry worker one frame each; towards it a batch each: how
 many messages the owner has taken, then frame after frame with its length (uint32, little-endian, all of them). The
 close code says why it ended. Knows nothing of the client's own socket.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final, Protocol, Self
 
@@ -20,11 +22,10 @@ from aiohttp import WSMsgType, web
 
 from kernels.attached import Resume
 from kernels.errors import KernelGone, KernelMoved, MalformedFrame
-from kernels.framing import Message, pack
+from kernels.framing import Message, Number, pack
 from kernels.seat import Seat
 from sharding.errors import PeerLost
 
-SEATED: Final = "seated"
 CLOSE_MOVED: Final = 4001
 CLOSE_GONE: Final = 4004
 MAX_REASON: Final = 120  # a close frame holds 123 bytes of it
@@ -43,6 +44,17 @@ class Link(Protocol):
     async def send(self, message: Message, header: dict[str, Any]) -> None:
         """Hand one checked message on. Raises the same; then the kernel has not been given it."""
 
+    @property
+    def number(self) -> Number | None:
+        """The last output that the client has got, as the kernel numbers it; None: the kernel does not."""
+
+    async def acknowledge(self, number: Number) -> None:
+        """The client has got all output up to `number`. An ended link does not mind."""
+
+    @property
+    def untaken_bytes(self) -> int:
+        """How much lies here of what was sent, because the owner has not said that it has taken it."""
+
     def leftover(self) -> list[Outgoing]:
         """After KernelMoved: the messages that the owner was sent and has certainly not handed to the kernel."""
 
@@ -56,7 +68,13 @@ class LocalLink:
     def __init__(self, seat: Seat) -> None:
         self.frames = seat.frames
         self.send = seat.send
+        self.untaken_bytes = 0
+        self.number = seat.number
         self._seat = seat
+
+    async def acknowledge(self, number: Number) -> None:
+        """The seat is told."""
+        self._seat.acknowledge(number)
 
     def leftover(self) -> list[Outgoing]:
         """None: what `send` did not raise for is with the kernel."""
@@ -73,6 +91,8 @@ class PeerLink:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
         self._sent = 0
+        self.untaken_bytes = 0
+        self.number: Number | None = None
         self._not_taken: deque[Outgoing] = deque()  # the last of what was sent: the owner says how far it has come
 
     @classmethod
@@ -89,7 +109,13 @@ class PeerLink:
             raise PeerLost(str(error)) from error
         if answer.type is not WSMsgType.TEXT:
             raise link._ended(answer.extra or "")
+        link.number = number_in(orjson.loads(answer.data)["number"])
         return link
+
+    async def acknowledge(self, number: Number) -> None:
+        """A text to the peer."""
+        with suppress(ConnectionError, aiohttp.ClientError):
+            await self._socket.send_str(dump_number(number))
 
     async def frames(self) -> list[bytes]:
         """The next batch from the peer. Raises KernelMoved, KernelGone or PeerLost."""
@@ -106,11 +132,12 @@ class PeerLink:
             raise PeerLost("the connection to the owner has ended")
         self._sent += 1
         self._not_taken.append((message, header))
+        self.untaken_bytes += size_of(message)
         try:
             await self._socket.send_bytes(pack(message.channel, message.parts))
         except (ConnectionError, aiohttp.ClientError) as error:
             self._sent -= 1
-            self._not_taken.pop()
+            self.untaken_bytes -= size_of(self._not_taken.pop()[0])
             raise PeerLost(str(error)) from error
 
     def leftover(self) -> list[Outgoing]:
@@ -123,7 +150,7 @@ class PeerLink:
 
     def _has_taken(self, taken: int) -> None:
         while self._sent - len(self._not_taken) < taken:
-            self._not_taken.popleft()
+            self.untaken_bytes -= size_of(self._not_taken.popleft()[0])
 
     def _ended(self, why: str) -> Exception:
         code = self._socket.close_code
@@ -134,6 +161,11 @@ class PeerLink:
         if code == CLOSE_GONE:
             return KernelGone(why)
         return PeerLost(f"the connection to the owner ended ({code})")
+
+
+def size_of(message: Message) -> int:
+    """Bytes of its parts."""
+    return sum(map(len, message.parts))
 
 
 def join(taken: int, frames: Iterable[bytes]) -> bytes:
@@ -161,6 +193,16 @@ def moved(taken: int, why: str) -> bytes:
     return f"{taken} {why}".encode()[:MAX_REASON]
 
 
+def dump_number(number: Number | None) -> str:
+    """What the owner says when the seat is given, and the entry worker when its client has got so much."""
+    return orjson.dumps({"number": number}).decode()
+
+
+def number_in(value: Any) -> Number | None:
+    """A number that has come as JSON."""
+    return None if value is None else (int(value[0]), int(value[1]))
+
+
 def dump_resume(resume: Resume) -> str:
     """The first message of an internal WebSocket."""
     return orjson.dumps(asdict(resume)).decode()
@@ -174,6 +216,7 @@ async def receive_resume(socket: web.WebSocketResponse) -> Resume:
     try:
         fields = orjson.loads(first.data)
         pending = [(channel, header) for channel, header in fields.pop("pending")]
-        return Resume(**fields, pending=pending)
+        number = number_in(fields.pop("number"))
+        return Resume(**fields, pending=pending, number=number)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise MalformedFrame("an internal connection did not begin with where to resume") from error

@@ -1,0 +1,274 @@
+"""Owner and entry worker die in mid-cell: every line comes once, in order, and each cell runs once.
+
+The student is a stock client: it keeps its WebSocket while the entry worker lives, and connects again with the same
+session_id when that has died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import aiohttp
+import pytest
+
+from local.stack import Stack
+from local.student import Said, SocketClosed, Student
+from tests.cluster.conftest import NewStack
+
+pytestmark = pytest.mark.timeout(240)
+
+LINES = 100
+CELL = """
+import time
+ran = globals().get("ran", 0) + 1
+for line in range({lines}):
+    print(line, flush=True)
+    time.sleep({pause})
+ran
+"""
+PAUSE_S = 1.0
+
+
+@pytest.fixture
+def stack(new_stack: NewStack) -> Stack:
+    return new_stack(workers=4)
+
+
+class Notebook:
+    """One student, and all that came for each message, however often the connection was lost."""
+
+    def __init__(self, stack: Stack, student: Student) -> None:
+        self.stack = stack
+        self.student = student
+        self.came: list[tuple[float, Said]] = []
+
+    async def begin(self) -> None:
+        """A kernel that has answered, served by two workers."""
+        await self.student.start()
+        for _ in range(60):
+            await self.student.open()
+            if self.student.entry != self.student.owner:
+                break
+        await self.student.run("1", 60)
+
+    def pid(self, slot: str) -> int:
+        """The worker in a slot."""
+        return self.stack.worker_of(slot)
+
+    async def until(self, wanted: Any, within_s: float = 30.0) -> Said:
+        """Receive until a message is wanted; reconnect as often as needed."""
+        async with asyncio.timeout(within_s):
+            while True:
+                try:
+                    one = await self.student.receive()
+                except SocketClosed:
+                    await self.reconnect()
+                    continue
+                self.came.append((time.monotonic(), one))
+                if wanted(one):
+                    return one
+
+    async def reconnect(self) -> None:
+        """As a front end does."""
+        while True:
+            try:
+                return await self.student.open()
+            except (aiohttp.ClientError, OSError):
+                await asyncio.sleep(0.05)
+
+    async def line(self, cell: str, number: int) -> None:
+        """Wait for a line of a cell."""
+        await self.until(lambda one: is_stream(one, cell) and f"{number}\n" in one.content["text"])
+
+    async def end(self, cell: str) -> Said:
+        """Wait for the reply and the idle status; return the reply."""
+        await self.until(lambda one: self._has(cell, "execute_reply") and self._is_idle(cell))
+        (reply,) = [one for one in self.of(cell) if one.kind == "execute_reply"]
+        return reply
+
+    def _has(self, cell: str, kind: str) -> bool:
+        return any(one.kind == kind for one in self.of(cell))
+
+    def _is_idle(self, cell: str) -> bool:
+        return any(one.content.get("execution_state") == "idle" for one in self.of(cell) if one.kind == "status")
+
+    def of(self, cell: str) -> list[Said]:
+        """What came about a cell."""
+        return [one for _, one in self.came if one.parent.get("msg_id") == cell]
+
+    def text(self, cell: str) -> str:
+        """What it printed."""
+        return "".join(one.content["text"] for one in self.of(cell) if is_stream(one, cell))
+
+    def repeated(self) -> list[str]:
+        """Messages that came twice."""
+        ids = [one.header["msg_id"] for _, one in self.came]
+        return [msg_id for msg_id in set(ids) if ids.count(msg_id) > 1]
+
+    def forget_repeats(self) -> None:
+        """As a client that looks at msg_ids."""
+        seen: set[str] = set()
+        self.came = [
+            (at, one) for at, one in self.came if not (one.header["msg_id"] in seen or seen.add(one.header["msg_id"]))
+        ]  # type: ignore[func-returns-value]
+
+    def longest_pause(self, cell: str) -> float:
+        """Between two messages of a cell."""
+        times = [at for at, one in self.came if one.parent.get("msg_id") == cell]
+        return max(b - a for a, b in zip(times, times[1:], strict=False))
+
+    async def ran_once(self) -> None:
+        """The cell has run exactly once, in this kernel."""
+        cell = await self.student.ask("print(ran)")
+        await self.end(cell)
+        assert self.text(cell) == "1\n"
+
+
+def is_stream(one: Said, cell: str) -> bool:
+    """Output of a cell on stdout."""
+    return one.kind == "stream" and one.parent.get("msg_id") == cell and one.content["name"] == "stdout"
+
+
+def lines(count: int) -> str:
+    """All lines."""
+    return "".join(f"{line}\n" for line in range(count))
+
+
+@pytest.fixture
+async def notebook(stack: Stack) -> AsyncIterator[Notebook]:
+    async with AsyncExitStack() as room:
+        student = await room.enter_async_context(Student(stack.url, stack.token("ann")))
+        found = Notebook(stack, student)
+        await found.begin()
+        yield found
+
+
+async def test_owner_killed_in_mid_cell(notebook: Notebook) -> None:
+    assert notebook.student.entry != notebook.student.owner
+    cell = await notebook.student.ask(CELL.format(lines=LINES, pause=0.02))
+    await notebook.line(cell, 30)
+    os.kill(notebook.pid(notebook.student.owner), signal.SIGKILL)
+    reply = await notebook.end(cell)
+    assert reply.content["status"] == "ok"
+    assert notebook.text(cell) == lines(LINES)
+    assert notebook.repeated() == []
+    assert notebook.longest_pause(cell) < PAUSE_S
+    await notebook.ran_once()
+
+
+async def test_reply_of_a_cell_that_ends_while_nobody_owns_it(notebook: Notebook) -> None:
+    cell = await notebook.student.ask(CELL.format(lines=3, pause=0.01))
+    await notebook.line(cell, 0)
+    os.kill(notebook.pid(notebook.student.owner), signal.SIGKILL)
+    behind = await notebook.student.ask("print('behind', ran)")
+    await notebook.end(cell)
+    await notebook.end(behind)
+    assert notebook.text(cell) == lines(3)
+    assert notebook.text(behind) == "behind 1\n"
+    assert notebook.repeated() == []
+
+
+async def test_entry_killed_in_mid_cell(notebook: Notebook) -> None:
+    cell = await notebook.student.ask(CELL.format(lines=LINES, pause=0.03))
+    await notebook.line(cell, 60)
+    os.kill(notebook.pid(notebook.student.entry), signal.SIGKILL)
+    await notebook.end(cell)
+    assert len(notebook.repeated()) < 60  # what came after the last acknowledgement
+    notebook.forget_repeats()
+    assert notebook.text(cell) == lines(LINES)
+    await notebook.ran_once()
+
+
+async def test_entry_and_owner_killed_at_once_in_mid_cell(notebook: Notebook) -> None:
+    cell = await notebook.student.ask(CELL.format(lines=LINES, pause=0.03))
+    await notebook.line(cell, 90)
+    for slot in (notebook.student.entry, notebook.student.owner):
+        os.kill(notebook.pid(slot), signal.SIGKILL)
+    await notebook.end(cell)
+    notebook.forget_repeats()
+    assert notebook.text(cell) == lines(LINES)
+    await notebook.ran_once()
+
+
+async def test_a_client_that_says_its_last_number_gets_nothing_twice(stack: Stack) -> None:
+    async with Student(stack.url, stack.token("bob"), numbered=True) as student:
+        notebook = Notebook(stack, student)
+        await notebook.begin()
+        cell = await student.ask(CELL.format(lines=LINES, pause=0.02))
+        await notebook.line(cell, 30)
+        for slot in {student.entry, student.owner}:
+            os.kill(notebook.pid(slot), signal.SIGKILL)
+        await notebook.end(cell)
+        assert notebook.text(cell) == lines(LINES)
+        assert [one.kind for one in notebook.of(cell) if one.header["msg_id"] in notebook.repeated()] == []
+
+
+async def test_owner_that_hangs_and_wakes(notebook: Notebook) -> None:
+    cell = await notebook.student.ask(CELL.format(lines=LINES, pause=0.05))
+    await notebook.line(cell, 10)
+    hung = notebook.pid(notebook.student.owner)
+    os.kill(hung, signal.SIGSTOP)
+    await notebook.line(cell, 11 if False else 60)
+    os.kill(hung, signal.SIGCONT) if _exists(hung) else None
+    await notebook.end(cell)
+    assert notebook.text(cell) == lines(LINES)
+    assert notebook.repeated() == []
+    await notebook.ran_once()
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_input_that_waits_is_answered_after_the_owners_end(notebook: Notebook) -> None:
+    student = notebook.student
+    content = {"code": "name = input('who? ')\nprint(name)", "silent": False, "allow_stdin": True}
+    cell = await student.send("execute_request", content)
+    question = await notebook.until(lambda one: one.kind == "input_request")
+    os.kill(notebook.pid(student.owner), signal.SIGKILL)
+    _, answer = student.message("input_reply", {"value": "ann"}, "stdin", question.header)
+    await student.send_raw(answer)
+    await notebook.end(cell)
+    assert notebook.text(cell) == "ann\n"
+
+
+async def test_a_gap_is_told_once_when_the_recorder_overflows(notebook: Notebook) -> None:
+    code = "import time, sys\ntime.sleep(.5)\nfor i in range(40):\n    print('x' * 1_000_000); sys.stdout.flush()\nprint('last')"
+    cell = await notebook.student.ask(code)
+    await notebook.until(lambda one: one.kind == "execute_input")
+    owner = notebook.pid(notebook.student.owner)
+    os.kill(owner, signal.SIGSTOP)  # it reads nothing, and is then replaced
+    await notebook.end(cell)
+    notices = [
+        one.content["text"] for _, one in notebook.came if one.kind == "stream" and one.content["name"] == "stderr"
+    ]
+    assert len([text for text in notices if "missing here" in text]) == 1, notices
+    assert notebook.text(cell).endswith("last\n")
+
+
+async def test_fifty_kills_in_a_row_lose_nothing(notebook: Notebook) -> None:
+    student = notebook.student
+    for kill in range(50):
+        cell = await student.ask(CELL.format(lines=40, pause=0.01))
+        await notebook.line(cell, kill % 30)
+        (record,) = [event for event in notebook.stack.events("kernel_attached")][-1:]
+        victim = next(pid for pid in notebook.stack.worker_pids() if pid == record["pid"]) if "pid" in record else None
+        victim = victim or notebook.pid(student.owner if kill % 2 else student.entry)
+        os.kill(victim, signal.SIGKILL)
+        await notebook.end(cell)
+        notebook.forget_repeats()
+        assert notebook.text(cell) == lines(40), kill
+        notebook.stack.wait_ready(members=4)
+    cell = await student.ask("print(ran)")
+    await notebook.end(cell)
+    assert notebook.text(cell) == "50\n"
