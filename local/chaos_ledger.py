@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from local.chaos_cells import LINE, Cell
 from local.student import Said
@@ -19,6 +19,7 @@ GAP_WORDS: Final = "missing here"  # in the notices of a gap, whoever tells it
 REQUEST_LOST: Final = "KernelRequestLost"  # the server's own error for a request that gets no reply
 FORGET: Final = 60_000  # ids of messages that are kept to know them again, of each student
 PAUSE_IN_CELL_S: Final = 0.06  # a cell may sleep so long after its last line
+SHEETS: Final = 100  # cells whose messages are known when they come again; of older ones it is not told which
 SHOWN: Final = 6  # numbers of missing lines that are named
 
 
@@ -28,6 +29,15 @@ class Connection:
 
     number: int = 0
     since_s: float = 0.0
+
+
+class Counts(NamedTuple):
+    """Lines that came again or too late, and what there is to say about it."""
+
+    repeated: int
+    doubled: int
+    disordered: int
+    remarks: list[str]
 
 
 @dataclass(slots=True)
@@ -90,6 +100,13 @@ class Sheet:
             wanted[self.cell.end] = 1
         found = self.parts - Counter({"reply": 1}) if self.told_lost else self.parts
         return sorted((wanted - found).elements())
+
+    def take(self) -> Counts:
+        """What was counted since the last call: messages may come again long after their cell has ended."""
+        found = Counts(self.repeated, self.doubled, self.disordered, self.remarks)
+        self.repeated = self.doubled = self.disordered = 0
+        self.remarks = []
+        return found
 
     # -- what comes -----------------------------------------------------------------------------------------------
 
@@ -171,16 +188,21 @@ class Ledger:
         self._numbered = numbered
         self._seen: dict[str, int] = {}
         self._sheets: dict[str, Sheet] = {}
+        self._stray = Sheet(Cell("none", "none", "", ()), 0.0)  # for what comes again of cells that nobody remembers
         self.states: list[str] = []  # what the server said of the kernel itself: restarting, dead
 
     def open(self, msg_id: str, cell: Cell, sent_s: float) -> Sheet:
         """A new cell, sent as `msg_id`."""
         sheet = self._sheets[msg_id] = Sheet(cell, sent_s)
-        while len(self._sheets) > 5:
+        while len(self._sheets) > SHEETS:
             del self._sheets[next(iter(self._sheets))]
         while len(self._seen) > FORGET:
             del self._seen[next(iter(self._seen))]
         return sheet
+
+    def sheets(self) -> list[Sheet]:
+        """All that something may have been entered in lately."""
+        return [self._stray, *self._sheets.values()]
 
     def forget(self, msg_id: str) -> None:
         """This cell was given up: what still comes of it is nobody's business."""
@@ -196,13 +218,13 @@ class Ledger:
             sheet = newest
         before = self._seen.get(said.header["msg_id"])
         self._seen[said.header["msg_id"]] = connection.number
-        if sheet is None:
-            return before is None
         if before is None:
-            sheet.note(said, connection, now_s)
+            if sheet:
+                sheet.note(said, connection, now_s)
             return True
         after_reconnect = before != connection.number and not (self._numbered and said.metadata.get("kernelring"))
-        sheet.again(_units(said), after_reconnect=after_reconnect, what=f"{_name(said)} {said.header['msg_id']}")
+        what = f"{_name(said)} {said.header['msg_id']}"
+        (sheet or self._stray).again(_units(said), after_reconnect=after_reconnect, what=what)
         return before != connection.number
 
 

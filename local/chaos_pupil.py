@@ -106,7 +106,8 @@ class Pupil:
             await self._progress.wait_for(lambda: self.finished >= finished)
 
     def audit(self) -> None:
-        """At the end of all: has any cell run again after it was judged?"""
+        """At the end of all: has anything come, or any cell run, again after it was judged?"""
+        self._take_counts()
         for name, times in self._ran().items():
             if times > self._verdicts.get(name, times):
                 self.book.row.twice += 1
@@ -259,13 +260,9 @@ class Pupil:
         times = self._verdicts[ready.name] = self._ran()[ready.name]
         row.cells += 1
         row.lines += len(ready.texts) + 4 + len(ready.prompts) + (ready.end != "ok")
-        row.repeated += sheet.repeated
-        row.doubled += sheet.doubled
-        row.disordered += sheet.disordered
         row.gaps += len(sheet.gaps)
         row.pause_s = max(row.pause_s, sheet.pause_s)
-        for remark in sheet.remarks:
-            self._remark(f"cell {ready.name} ({ready.kind}): {remark}")
+        self._take_counts(sheet)  # which the ledger has forgotten if it was given up
         if self.kernel_ends:
             self._judge_ended(sheet, row)
             return
@@ -278,6 +275,16 @@ class Pupil:
         self._judge_missing(sheet, row)
         if times != 1:
             self._remark(f"cell {ready.name} ({ready.kind}) ran {times} times; sent at {_clock(sheet.sent_s)}")
+
+    def _take_counts(self, *others: Sheet) -> None:
+        row = self.book.row
+        for sheet in (*self._ledger.sheets(), *others):
+            counts = sheet.take()
+            row.repeated += counts.repeated
+            row.doubled += counts.doubled
+            row.disordered += counts.disordered
+            for remark in counts.remarks:
+                self._remark(f"cell {sheet.cell.name} ({sheet.cell.kind}): {remark}")
 
     def _judge_reply(self, sheet: Sheet, row: Row) -> None:
         wanted = "error" if sheet.cell.end == "error" else "ok"

@@ -13,10 +13,11 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from kernels.errors import NurseryUnavailable
 from local import chaos_cells
 from local.chaos_faults import FAULTS, Fault, Scene, Victim
 from local.chaos_pupil import CONNECT_S, HUNG_S, Book, Pupil
@@ -100,7 +101,7 @@ class Room:
                 return
             try:
                 await self._strike(step)
-            except (StackError, TimeoutError) as problem:
+            except (StackError, NurseryUnavailable, OSError) as problem:  # TimeoutError is one
                 why = str(problem) or "some students have got no further"
                 self._book.row.broken.append(f"it did not recover: {why}")
                 self._say(f"gave up: {why}")
@@ -153,9 +154,7 @@ class Room:
         return Victim(pupil.name, student.kernel_id, student.entry, token, pupil.folder)
 
     async def _owner(self, victim: Victim) -> str:
-        with suppress(OSError):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._scene.owner, victim)
-        return ""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._scene.owner, victim)
 
 
 def _bound(step: Sequence[str]) -> float | None:

@@ -90,6 +90,18 @@ def test_a_message_that_comes_again_counts_by_its_lines(
     assert counts(lesson.sheet) == expected
 
 
+def test_what_comes_again_of_a_cell_long_judged_or_forgotten_is_counted_and_counted_once() -> None:
+    lesson = Lesson()
+    message = lesson.lines(0, 1)
+    lesson.hear(message)
+    assert sum(sheet.take().repeated for sheet in lesson.ledger.sheets()) == 0
+    lesson.hear(message, connection=SECOND)
+    lesson.ledger.forget("asked")
+    assert sum(sheet.take().repeated for sheet in lesson.ledger.sheets()) == 0  # it was given up
+    lesson.hear(message, connection=Connection(3, 200.0))
+    assert [sum(sheet.take().repeated for sheet in lesson.ledger.sheets()) for _ in range(2)] == [2, 0]
+
+
 def test_a_line_that_comes_again_in_a_new_message_is_not_missed() -> None:
     lesson = Lesson()
     lesson.hear(lesson.lines(0, 1), lesson.lines(1, 2))
