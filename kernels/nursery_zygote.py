@@ -42,6 +42,11 @@ LOOK_S: Final = 2.0
 _COLD: Final = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "ARROW_", "JE_ARROW_")
 _WARM: Final = frozenset({"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONNOUSERSITE", "PYTHONUNBUFFERED"})
 
+_ROOT: Final = str(Path(__file__).resolve().parent.parent)
+_ZYGOTE: Final = f"import sys; sys.path[0] = {_ROOT!r}; from kernels.zygote import main; sys.exit(main())"
+"""Neither a working directory nor a PYTHONPATH gets into the search path, which kernels inherit; this package goes
+out of it again in each child."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -92,12 +97,17 @@ class Nest:
         self._drop()
         here, there = socket.socketpair()
         self._installed = installed()
-        command = [sys.executable, "-m", "kernels.zygote", "--wire", str(there.fileno())]
+        command = [sys.executable, "-c", _ZYGOTE, "--wire", str(there.fileno())]
         command += ["--files", str(processes.SOFT_FILES), "--runtime", str(self._runtime)]
         command += ["--preload", ",".join(self._warmth.preload)]
         try:
             child = subprocess.Popen(
-                command, cwd="/", stdin=subprocess.DEVNULL, pass_fds=[there.fileno()], start_new_session=True
+                command,
+                env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                pass_fds=[there.fileno()],
+                start_new_session=True,
             )
         except OSError as error:
             here.close()

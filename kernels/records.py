@@ -147,8 +147,8 @@ class SpawnOrder:
             argv=_argv(found.get("argv")),
             env=_env(found.get("env")),
             cwd=Path(text_of(found, "cwd")),
-            recorder=found.get("recorder") is True,
-            forkable=found.get("forkable") is True,
+            recorder=_flag(found, "recorder"),
+            forkable=_flag(found, "forkable"),
         )
 
 
@@ -190,6 +190,13 @@ def number_of(source: JsonObject, name: str, least: int = 0) -> int:
     value = source.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise BadRequest(f"{name} is {_short(value)}, not a whole number of at least {least}")
+    return value
+
+
+def _flag(source: JsonObject, name: str) -> bool:
+    value = source.get(name)
+    if not isinstance(value, bool):
+        raise BadRequest(f"{name} is {_short(value)}, not true or false")
     return value
 
 

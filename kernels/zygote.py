@@ -1,6 +1,6 @@
 """The zygote: a process that has imported what a Python kernel needs, and forks kernels from itself.
 
-`python -m kernels.zygote --wire FD …`, exec'd by the nursery with an environment that names little more than a
+Exec'd by the nursery (`kernels.nursery_zygote`) with an environment that names little more than a
 PATH. Owns the loop that forks, and nothing else: what is imported is `kernels.zygote_preload`'s matter, what a
 forked child does is `kernels.zygote_birth`'s. It is single-threaded and has no ZMQ context and no event loop, now
 and ever: only so is what it forks whole. It holds no secret, and it never runs a user's code.
@@ -30,7 +30,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0 once the nursery has gone or has closed the wire."""
-    parser = argparse.ArgumentParser(prog="python -m kernels.zygote")
+    parser = argparse.ArgumentParser(prog="zygote")
     parser.add_argument("--wire", type=int, required=True)
     parser.add_argument("--files", type=int, required=True, help="soft limit of descriptors for kernels")
     parser.add_argument("--runtime", type=Path, required=True)
@@ -83,7 +83,3 @@ def fork_spare(wire: socket.socket, fds: list[int]) -> None:
 def _die_with_the_nursery() -> None:
     """Also while importing, when nobody looks at the wire. It is not inherited: kernels live on."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -24,7 +24,9 @@ from typing import Any, Final
 from kernels import processes, zygote_kernel, zygote_wire
 from kernels.zygote_wire import WireEnded
 
-_INHERITED_PATH: Final = frozenset(os.environ.get("PYTHONPATH", "").split(os.pathsep)) - {""}
+_OF_IMPORTS: Final = ("PYDEVD_USE_FRAME_EVAL",)
+"""What modules that a kernel imports put into the environment."""
+
 _DONE: Final = {"done": True}
 
 
@@ -61,8 +63,8 @@ def await_orders(wire: socket.socket) -> None:
 def _be_one_of_its_own() -> None:
     """What does not depend on the orders."""
     processes.default_signals()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # as Python does
+    # SIGINT as ipykernel has it between cells, SIGPIPE and SIGXFSZ as Python has them.
+    for signum in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(signum, signal.SIG_IGN)
     random.seed()
     if numpy_random := sys.modules.get("numpy.random"):
@@ -87,8 +89,11 @@ def _wire_streams(log_fd: int) -> None:
 
 
 def _take_on(argv: list[str], env: dict[str, str]) -> None:
+    kept = {name: os.environ[name] for name in _OF_IMPORTS if name in os.environ}
     os.environ.clear()
-    os.environ.update(env)
+    os.environ.update(kept | env)
+    if not any(env.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG")):
+        os.environ["LC_CTYPE"] = "C.UTF-8"  # as Python does when it starts (PEP 538)
     sys.orig_argv[:] = argv
     sys.argv[:] = argv[1:]
     sys.dont_write_bytecode = bool(env.get("PYTHONDONTWRITEBYTECODE"))
@@ -105,8 +110,8 @@ def _take_on(argv: list[str], env: dict[str, str]) -> None:
 
 
 def _search_path(env: dict[str, str]) -> list[str]:
-    """The zygote's, without what only its own environment had added, with what this one adds."""
-    own = [part for part in sys.path if part and part not in _INHERITED_PATH]
+    """The zygote's, without its first part, where this package is, with what this environment adds."""
+    own = sys.path[1:]
     added = [os.path.abspath(part) for part in env.get("PYTHONPATH", "").split(os.pathsep) if part]
     return added + own + _user_site(env)
 

@@ -8,6 +8,7 @@ which is another third; kernel_info says so. All else is as in `kernels.inside`.
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import sys
 import threading
@@ -53,6 +54,23 @@ class SessionHistory(HistoryManager):
         found = list(self.get_range(0, 1, None, raw=raw, output=output))
         return (found if include_latest else found[:-1])[-(n or 10) :]
 
+    def search(
+        self,
+        pattern: str = "*",
+        raw: bool = True,
+        search_raw: bool = True,
+        output: bool = False,
+        n: int | None = None,
+        unique: bool = False,
+    ) -> Any:
+        """The inputs that match a glob, oldest first; the last `n`; with `unique` each but once, where it came last."""
+        sought = self.input_hist_raw if search_raw else self.input_hist_parsed
+        fits = [at for at, text in enumerate(sought) if at and fnmatch.fnmatchcase(text, pattern)]
+        if unique:
+            fits = sorted({sought[at]: at for at in fits}.values())
+        shown = {line[1]: line for line in self.get_range(0, 1, None, raw=raw, output=output)}
+        return [shown[at] for at in fits if at in shown][-n if n else 0 :]
+
 
 class WarmShell(ZMQInteractiveShell):
     """Made in the zygote, and settled in the child once it knows whose it is."""
@@ -88,7 +106,7 @@ class WarmShell(ZMQInteractiveShell):
         self.init_virtualenv()
         self.save_sys_module_state()
         self.init_sys_modules()
-        self.history_manager.dir_hist[:] = [str(Path.cwd())]
+        self.history_manager.dir_hist[:] = [Path.cwd()]
         self.init_encoding()
         self.init_pushd_popd_magic()
 
@@ -150,6 +168,8 @@ def prepare() -> None:
     profile = ProfileDir.create_profile_dir_by_name(folder, "default")
     shell = WarmShell.instance(profile_dir=profile, ipython_dir=folder, compiler_class=XCachingCompiler)
     shell._unsettled = True
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.install_repl_displayhook()  # at its import there was no shell yet
 
 
 def warm_up() -> None:

@@ -37,7 +37,8 @@ MORE: Final = {
 }  # fmt: skip
 """What comes with a module, because the first cell that uses it imports it."""
 
-NEVER: Final = frozenset({"matplotlib_inline.backend_inline", "__main__", "antigravity", "this"})
+_INLINE: Final = "matplotlib_inline.backend_inline"
+NEVER: Final = frozenset({_INLINE, "__main__", "antigravity", "this"})
 """The inline backend sets itself up in the shell that imports it, so each kernel must."""
 
 QUIET: Final = {
@@ -64,6 +65,8 @@ def preload(names: list[str], runtime: Path) -> dict[str, Any]:
     more, also_left_out = _tried([name for name in learnt if name not in sys.modules and name not in NEVER])
     _import(more)
     zygote_kernel.warm_up()
+    if sys.modules.pop(_INLINE, None):  # its package imports it
+        del sys.modules["matplotlib_inline"].backend_inline
     return {"modules": len(sys.modules), "learnt": len(more), "left_out": left_out | also_left_out}
 
 

@@ -16,6 +16,7 @@ import structlog
 
 from kernels.errors import NurseryUnavailable
 from kernels.supervisor import ensure_nursery
+from kernels.warmth import Warmth
 from server import bind as binding
 from server import log
 from server.arbiter import ARBITER
@@ -61,7 +62,8 @@ def on_starting(server: Any) -> None:
         host = Host.open(_settings.runtime_dir)
         host.sweep_sockets()
         _raise_descriptor_limit()
-        ensure_nursery(host.runtime, _settings.nursery_grace_s, NURSERY_START_S)
+        warmth = Warmth(_settings.preload, _settings.spares)
+        ensure_nursery(host.runtime, _settings.nursery_grace_s, NURSERY_START_S, warmth)
     except (HostError, NurseryUnavailable) as problem:
         _refuse(problem)
     server.kernelring_host = host

@@ -128,3 +128,12 @@ def kernel_env(text: str) -> tuple[str, ...]:
         if name.startswith(_NEVER_FOR_KERNELS):
             raise ValueError(f"{name} belongs to the server and must not reach kernels")
     return names
+
+
+def modules(text: str) -> tuple[str, ...]:
+    """Names of Python modules separated by commas; the word `none` for no module at all."""
+    names = () if text.lower() == "none" else addresses(text)
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"{name!r} is no name of a module")
+    return names

@@ -146,6 +146,15 @@ class Settings:
     kernel_start_s: float = _setting(
         "KERNELRING_KERNEL_START_S", "60", parsers.number(1, 3_600), "seconds that a kernel's start may take"
     )
+    preload: tuple[str, ...] = _setting(
+        "KERNELRING_PRELOAD",
+        "numpy,pandas,matplotlib",
+        parsers.modules,
+        "modules that Python kernels have imported before they start, where installed; `none` for none",
+    )
+    spares: int = _setting(
+        "KERNELRING_SPARES", "2", parsers.whole(0, 4), "Python kernels kept waiting for their user, 0 to 4"
+    )
     kernel_env: tuple[str, ...] = _setting(
         "KERNELRING_KERNEL_ENV",
         "",
