@@ -25,12 +25,17 @@ from kernels.backlog import Backlog
 from kernels.errors import KernelGone, KernelMoved, PortLost
 from kernels.lifecycle import Action, Fail, Lifecycle, Request, Restart, Tell
 from kernels.seat import Seat
+from kernels.unsettled import MAX_MESSAGES, Unsettled
 from kernels.wires import Wires
 
 log = structlog.get_logger(__name__)
 
 # A client that went away keeps its place for so long. JupyterLab's seven tries to reconnect take about two minutes.
 SEAT_KEPT_S: Final = 300.0
+OVERRUN: Final = (
+    "The kernel is busy and has been sent more than can be kept for it. This was not handed on, and what else is sent "
+    "before the kernel has come to it is not either. Interrupt or restart the kernel, or wait for it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,8 @@ class AttachedKernel:
         self._attached = asyncio.Event()
         self._attached_at = datetime.now(UTC)
         self._closed: Exception | None = None
+        self._unsettled = Unsettled()
+        self._overrun = False  # whether clients were told that the kernel can be given no more
         self.held_back = False
 
     # -- attaching ------------------------------------------------------------------------------------------------
@@ -158,13 +165,34 @@ class AttachedKernel:
             if is_request:
                 self._fail(Request(header, message.channel, client), "The kernel is dead. Restart it to go on.")
             return
+        waiting = len(self.life.pending) if message.channel == "shell" else 0
+        if self._unsettled.full(message.channel) or waiting >= MAX_MESSAGES:
+            self._refuse(Request(header, message.channel, client), is_request=is_request)
+            return
         try:
             self._wires.send(message.channel, message.parts)
         except PortLost as error:
             raise KernelMoved(str(error)) from error
         self.last_activity = datetime.now(UTC)
+        self._unsettled.sent(message.channel, header["msg_id"], sum(map(len, message.parts)))
         if is_request:
             self.life.sent(header["msg_id"], Request(header, message.channel, client))
+
+    def _refuse(self, request: Request, *, is_request: bool) -> None:
+        """Say that the kernel has more to do than it can be given. A message that has no reply is told of once."""
+        if is_request:
+            self._fail(request, OVERRUN)
+        elif not self._overrun:
+            told = {"name": "stderr", "text": f"[kernelring] {OVERRUN}\n"}
+            self._say("iopub", "stream", told, request.header, request.client)
+        if not self._overrun:
+            self._overrun = True
+            log.warning("kernel_overrun", kernel=self.kernel_id, user=self.user)
+
+    def _heard_of(self, msg_id: str) -> None:
+        self._unsettled.heard(msg_id)
+        if self._overrun and self._unsettled.empty and not self.life.pending:
+            self._overrun = False
 
     async def hold_back(self) -> None:
         """Write no more to the kernel, because another worker takes it; return when all that was written has left."""
@@ -243,6 +271,9 @@ class AttachedKernel:
         asked = framing.msg_id_of(parts[1])
         # An input request (stdin) goes to whoever sent the cell that asks, which goes on.
         request = self.life.pending.get(asked) if channel == "stdin" else self.life.replied(asked)
+        if channel == "stdin":
+            self._unsettled.asked()
+        self._heard_of(asked)
         if request:
             self._keep(frame, request.client)
         else:  # asked through an owner before us: kept until that client takes its seat here
@@ -251,6 +282,7 @@ class AttachedKernel:
     def _note_status(self, parts: list[bytes]) -> None:
         with suppress(ValueError, TypeError, KeyError):
             self.life.status(framing.msg_id_of(parts[1]), orjson.loads(parts[3])["execution_state"])
+            self._heard_of(framing.msg_id_of(parts[1]))
         self.last_activity = datetime.now(UTC)
 
     def _keep(self, frame: bytes, to: str | None = None, answers: str | None = None) -> None:
@@ -302,6 +334,7 @@ class AttachedKernel:
         if self._wires:
             self._wires.close()
             self._wires = None
+        self._unsettled, self._overrun = Unsettled(), False
 
     # -- the machine's orders ---------------------------------------------------------------------------------------
 

@@ -20,7 +20,15 @@ import zmq
 from jupyter_client.kernelspec import NoSuchKernel
 
 from kernels.attached import AttachedKernel
-from kernels.errors import ClaimRefused, DuplicateKernel, KernelMoved, KernelsError, NurseryUnavailable, UnknownKernel
+from kernels.errors import (
+    BadRequest,
+    ClaimRefused,
+    DuplicateKernel,
+    KernelMoved,
+    KernelsError,
+    NurseryUnavailable,
+    UnknownKernel,
+)
 from kernels.kernel_manager import NurseryKernelManager
 from kernels.nursery_client import ClaimLost, ClaimWanted, Event, KernelExited, NurseryBack, NurseryClient
 from kernels.records import KernelRecord, checked_kernel_id, checked_notes

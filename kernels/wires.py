@@ -54,7 +54,6 @@ class Wires:
         self._info = connection_info
         self._deliver = on_message
         self._session = Session(key=connection_info["key"])
-        self._key: bytes = connection_info["key"]
         self._ports: dict[str, Port] = {}
         self._probes: dict[str, Callable[[], None]] = {}
         self._iopub_seen = asyncio.Event()
@@ -114,7 +113,7 @@ class Wires:
         A kernel whose identity was taken over reads nothing from here, and libzmq does not say so (measured on 4.3.5):
         an owner must not write after it has yielded or lost its claim.
         """
-        self._ports[channel].send([DELIM, self._sign(parts), *parts])
+        self._ports[channel].send([DELIM, self._session.sign(parts[:4]), *parts])
 
     def probe(self, channel: str, on_reply: Callable[[], None], subshell: str | None = None) -> None:
         """Send a request of our own behind all that is queued on `channel`; its reply calls `on_reply`."""
@@ -169,11 +168,7 @@ class Wires:
         header = {**message["header"], "msg_id": PROBE_PREFIX + uuid.uuid4().hex, **extra}
         self._probes[header["msg_id"]] = on_reply
         parts = [self._session.pack(header), b"{}", b"{}", b"{}"]
-        port.send([DELIM, self._sign(parts), *parts])
-
-    def _sign(self, parts: list[bytes]) -> bytes:
-        """As `Session.sign` (hmac-sha256), in one call: every message is signed or verified, and that costs half."""
-        return hmac.digest(self._key, b"".join(parts[:4]), "sha256").hex().encode()
+        port.send([DELIM, self._session.sign(parts), *parts])
 
     def _receive(self, channel: str, wire: list[bytes]) -> None:
         try:
@@ -181,7 +176,7 @@ class Wires:
             signature, parts = wire[at + 1], wire[at + 2 :]
         except (ValueError, IndexError):
             return self._forged(channel)
-        if len(parts) < 4 or not hmac.compare_digest(self._sign(parts), signature):
+        if len(parts) < 4 or not hmac.compare_digest(self._session.sign(parts[:4]), signature):
             return self._forged(channel)
         if channel == "iopub":
             self._iopub_seen.set()

@@ -44,7 +44,6 @@ from sharding.registry import Registry
 
 log = structlog.get_logger(__name__)
 
-REDIS_TIMEOUT_S: Final = 2.0
 SUPERSEDED_S: Final = 8.0  # how long a worker waits in a reload for the one that takes its place
 HAND_OVER_S: Final = 3.0  # how long a stopping worker waits for the others to take its kernels
 ZMQ_SOCKETS: Final = 16_384  # 4 for each kernel; libzmq's default of 1023 ends at about 200 kernels
@@ -89,7 +88,9 @@ async def create_app() -> web.Application:
 
 def build_app(settings: Settings, host: Host) -> web.Application:
     """Put the application together. Nothing is connected before it starts."""
-    redis = Redis.from_url(settings.redis_url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S)
+    # No timeout of its own: with one, redis-py drops a cancel now and then (before Python 3.12, cpython gh-86296), and
+    # a stopping worker would wait for ever. Whoever calls bounds the call.
+    redis = Redis.from_url(settings.redis_url, socket_timeout=None, socket_connect_timeout=None)
     app = web.Application(client_max_size=settings.max_body_mib * 2**20)
     app[app_keys.SETTINGS] = settings
     app[app_keys.STATUS] = status.Status()
@@ -191,7 +192,10 @@ async def drain(app: web.Application, *, generation: int) -> None:
 async def _superseded(membership: Membership) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(SUPERSEDED_S):
-            while membership.me is not None:
+            while (me := membership.me) is not None:
+                newer = sum(member.generation > me.generation for member in membership.ring.members)
+                if newer >= ARBITER.n_slots:  # all are there, and have taken other places than this one's
+                    return
                 await membership.wait_newer(membership.ring.epoch, SUPERSEDED_S)
 
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from server.api_errors import api_error
 
-BODY_S: Final = 20.0  # the largest body (4 MiB, by default) over a line of 2 Mbit/s
+BODY_S: Final = 10.0  # the largest body (4 MiB, by default) over a line of 4 Mbit/s; a usual one has 200 bytes
 
 
 async def read_body(request: web.Request) -> bytes:

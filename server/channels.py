@@ -15,10 +15,13 @@ from typing import Any, Final
 import orjson
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp.http import WebSocketError
 
 from kernels import framing
 from kernels.attached import Resume
 from kernels.errors import KernelGone, KernelMoved, MalformedFrame, UnknownKernel
+from kernels.unsettled import MAX_MESSAGES
+from kernels.wires import PROBE_PREFIX
 from server import app_keys
 from server.api_errors import ApiError, api_error, request_id
 from server.links import MAX_REASON, Link, LocalLink, Outgoing, PeerLink
@@ -35,7 +38,15 @@ CLOSE_S: Final = (
     2.0  # a client that does not answer our close is not waited for any longer: a stopping worker has others
 )
 MAX_CLIENT_ID: Final = 128
+MAX_UNREAD: Final = 2 * MAX_MESSAGES  # requests without a reply; the kernel's own bound answers half of that
+MAX_UNTAKEN_BYTES: Final = 16 * 2**20  # what the owner has not taken; until it has, nothing more is read
+MAX_HEADER_BYTES: Final = 16 * 1024  # headers of requests are kept until the reply; a client's has 300
 # What JupyterLab makes of a close: 1000 and 1001 mean "do not come back", all others "reconnect" (FACTS: lab >= 4.6).
+WHY: Final[dict[int, bytes]] = {
+    WSCloseCode.PROTOCOL_ERROR: b"This is not a WebSocket frame as RFC 6455 has it",
+    WSCloseCode.INVALID_TEXT: b"A text message must be UTF-8",
+    WSCloseCode.MESSAGE_TOO_BIG: b"The message is larger than KERNELRING_MAX_MESSAGE_MIB allows",
+}
 CLOSE_RESTARTING: Final = WSCloseCode.SERVICE_RESTART
 CLOSE_LATER: Final = WSCloseCode.TRY_AGAIN_LATER
 
@@ -52,6 +63,13 @@ async def channels(request: web.Request) -> web.WebSocketResponse:
         await conversation.close()
 
 
+class _Socket(web.WebSocketResponse):
+    """aiohttp closes by itself when it cannot read a frame, and says no word."""
+
+    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
+        return await super().close(code=code, message=message or WHY.get(code, b""), drain=drain)
+
+
 class Conversation:
     """One client's socket and its link to the kernel's owner, which may be replaced while the socket stays."""
 
@@ -59,7 +77,7 @@ class Conversation:
         self._request = request
         self._user, self._kernel_id, self._client = user, kernel_id, client
         self._options = request.app[app_keys.SETTINGS]
-        self._socket = web.WebSocketResponse(
+        self._socket = _Socket(
             protocols=(framing.V1_SUBPROTOCOL,),
             heartbeat=PING_S,
             timeout=CLOSE_S,
@@ -72,6 +90,7 @@ class Conversation:
         # old owner, the link is renewed and tells the new owner of it, the old one refuses it, and it is sent again to
         # the new one, which has declared it lost.
         self._switch = asyncio.Lock()
+        self._progress = asyncio.Event()  # set whenever something has come over the link, or the link is a new one
         self._again: list[Outgoing] = []
         self._pending: dict[str, tuple[str, dict[str, Any]]] = {}
         self._last: bytes | None = None
@@ -122,6 +141,7 @@ class Conversation:
                 await self._give(self._link, *self._again[0])
                 del self._again[0]
             self._linked.set()
+            self._progress.set()
 
     def _resume(self) -> Resume:
         if self._last is None and not self._pending:
@@ -141,7 +161,7 @@ class Conversation:
 
     async def _seat_there(self, owner: Member, epoch: int) -> Link:
         peers = self._request.app[app_keys.PEERS]
-        path = f"/api/kernels/{self._kernel_id}/channels"
+        path = self._request.rel_url.raw_path  # percent-encoded: an id may be any letters
         named = request_id(self._request)
         try:
             socket = await peers.websocket(owner, path, user=self._user, request_id=named, epoch=epoch)
@@ -167,16 +187,37 @@ class Conversation:
 
     async def _from_client(self) -> None:
         async for received in self._socket:
-            if received.type is WSMsgType.ERROR:
+            if received.type is WSMsgType.ERROR:  # no WebSocket frame at all; aiohttp has closed
+                if isinstance(received.data, WebSocketError):
+                    self._log_refusal(received.data)
                 return
             try:
-                message, header = framing.checked(self._frame_of(received.data))
+                message, header = self._checked(received.data)
             except MalformedFrame as error:
-                log.warning("frame_refused", user=self._user, kernel=self._kernel_id, why=str(error))
-                reason = f"Malformed message: {error}".encode()[:MAX_REASON]
-                await self._socket.close(code=WSCloseCode.INVALID_TEXT, message=reason)
+                self._log_refusal(error)
+                await self._dismiss(WSCloseCode.INVALID_TEXT, f"Malformed message: {error}")
                 return
             await self._hand_on(message, header)
+            while self._link and self._link.untaken_bytes > MAX_UNTAKEN_BYTES:
+                self._progress.clear()
+                await self._progress.wait()
+
+    def _log_refusal(self, error: Exception) -> None:
+        log.warning("frame_refused", user=self._user, kernel=self._kernel_id, why=str(error))
+
+    async def _dismiss(self, code: int, why: str) -> None:
+        """Close the client's socket; one that does not even read that is not waited for."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._socket.close(code=code, message=why.encode()[:MAX_REASON])
+
+    def _checked(self, data: str | bytes) -> tuple[framing.Message, dict[str, Any]]:
+        message, header = framing.checked(self._frame_of(data))
+        if len(message.parts[0]) > MAX_HEADER_BYTES:
+            raise MalformedFrame(f"the header is longer than {MAX_HEADER_BYTES} bytes")
+        if header["msg_id"].startswith(PROBE_PREFIX):
+            raise MalformedFrame(f"a msg_id that begins with {PROBE_PREFIX} is the server's own")
+        return message, header
 
     def _frame_of(self, data: str | bytes) -> bytes:
         if self._socket.ws_protocol != framing.V1_SUBPROTOCOL:
@@ -200,6 +241,8 @@ class Conversation:
         msg_id = header["msg_id"]
         if message.channel != "stdin" and header["msg_type"].endswith("_request"):
             self._pending[msg_id] = (message.channel, header)  # before it is sent: the reply may come at once
+            if len(self._pending) > MAX_UNREAD:  # it floods and reads nothing, and is the first that we forget about
+                del self._pending[next(iter(self._pending))]
         try:
             await link.send(message, header)
         except KernelGone:
@@ -215,6 +258,7 @@ class Conversation:
             assert self._link is not None
             try:
                 frames = await self._link.frames()
+                self._progress.set()
             except KernelGone as gone:
                 await self._socket.close(code=WSCloseCode.OK, message=str(gone).encode()[:MAX_REASON])
                 return
@@ -270,6 +314,10 @@ class Conversation:
 
 async def close_sockets(app: web.Application) -> None:
     """End every client's socket with a code on which Jupyter's clients come back (to another worker)."""
-    why = b"This worker is being replaced"
-    closing = [socket.close(code=CLOSE_RESTARTING, message=why) for socket in app[app_keys.SOCKETS]]
-    await asyncio.gather(*closing, return_exceptions=True)
+    await asyncio.gather(*[_send_away(socket) for socket in app[app_keys.SOCKETS]], return_exceptions=True)
+
+
+async def _send_away(socket: web.WebSocketResponse[bool]) -> None:
+    """Close one. A client that reads nothing would keep the close, and with it this worker, waiting for ever."""
+    async with asyncio.timeout(2 * CLOSE_S):
+        await socket.close(code=CLOSE_RESTARTING, message=b"This worker is being replaced")

@@ -55,6 +55,7 @@ async def start(
     environment = workdir.kernel_environment(settings.kernel_env, cwd)
     chosen = kernel_id or request_id(request)
     try:
+        await request.app[app_keys.KERNELSPECS].check(name)
         return await house.create(user, chosen, name, cwd=cwd, env=environment, notes=notes or {})
     except NoSuchKernel as error:
         raise _no_such_kernelspec(name) from error
@@ -62,7 +63,7 @@ async def start(
         if kernel_id is None:
             return await house.get(user, chosen)
         raise api_error(409, f"A kernel with the id {kernel_id} exists already") from error
-    except SpawnRefused as error:
+    except (SpawnRefused, kernelspecs.UnusableSpec) as error:
         raise api_error(500, f"The kernel could not be started: {error}") from error
 
 
@@ -82,7 +83,7 @@ async def start_kernel(request: web.Request) -> web.Response:
     model = await json_object(request) or {}
     kernel_id = text_field(model, "kernel_id")
     if kernel_id is not None and not workdir.is_kernel_id(kernel_id):
-        raise api_error(400, "kernel_id must be a UUID")
+        raise api_error(400, "kernel_id must be a UUID in lower case")
     tenant = await start(request, name=text_field(model, "name"), path=text_field(model, "path"), kernel_id=kernel_id)
     location = f"/api/kernels/{tenant.record.kernel_id}"
     return web.json_response(kernel_model(tenant), status=201, headers={"Location": location})

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from aiohttp import web
 from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager, NoSuchKernel
+from traitlets import TraitError
 
 from server import app_keys
 from server.api_errors import api_error
@@ -46,6 +47,19 @@ class Kernelspecs:
         if found is None:
             raise NoSuchKernel(name)
         return dict(found)
+
+    async def check(self, name: str) -> None:
+        """Return when a kernel can be started by this kernelspec. Raises NoSuchKernel, UnusableSpec."""
+        try:
+            spec = await asyncio.to_thread(self._manager.get_kernel_spec, name)
+        except (OSError, TraitError, TypeError, ValueError) as error:
+            raise UnusableSpec(f"kernel.json cannot be read: {error}") from error
+        if not spec.argv:
+            raise UnusableSpec("kernel.json names no program (argv is empty)")
+
+
+class UnusableSpec(Exception):  # noqa: N818 - it says what is the matter
+    """A kernelspec is there, and no kernel can be started by it; the text is a sentence."""
 
 
 def is_name(text: str) -> bool:

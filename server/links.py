@@ -43,6 +43,10 @@ class Link(Protocol):
     async def send(self, message: Message, header: dict[str, Any]) -> None:
         """Hand one checked message on. Raises the same; then the kernel has not been given it."""
 
+    @property
+    def untaken_bytes(self) -> int:
+        """How much lies here of what was sent, because the owner has not said that it has taken it."""
+
     def leftover(self) -> list[Outgoing]:
         """After KernelMoved: the messages that the owner was sent and has certainly not handed to the kernel."""
 
@@ -56,6 +60,7 @@ class LocalLink:
     def __init__(self, seat: Seat) -> None:
         self.frames = seat.frames
         self.send = seat.send
+        self.untaken_bytes = 0
         self._seat = seat
 
     def leftover(self) -> list[Outgoing]:
@@ -73,6 +78,7 @@ class PeerLink:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
         self._sent = 0
+        self.untaken_bytes = 0
         self._not_taken: deque[Outgoing] = deque()  # the last of what was sent: the owner says how far it has come
 
     @classmethod
@@ -106,11 +112,12 @@ class PeerLink:
             raise PeerLost("the connection to the owner has ended")
         self._sent += 1
         self._not_taken.append((message, header))
+        self.untaken_bytes += size_of(message)
         try:
             await self._socket.send_bytes(pack(message.channel, message.parts))
         except (ConnectionError, aiohttp.ClientError) as error:
             self._sent -= 1
-            self._not_taken.pop()
+            self.untaken_bytes -= size_of(self._not_taken.pop()[0])
             raise PeerLost(str(error)) from error
 
     def leftover(self) -> list[Outgoing]:
@@ -123,7 +130,7 @@ class PeerLink:
 
     def _has_taken(self, taken: int) -> None:
         while self._sent - len(self._not_taken) < taken:
-            self._not_taken.popleft()
+            self.untaken_bytes -= size_of(self._not_taken.popleft()[0])
 
     def _ended(self, why: str) -> Exception:
         code = self._socket.close_code
@@ -134,6 +141,11 @@ class PeerLink:
         if code == CLOSE_GONE:
             return KernelGone(why)
         return PeerLost(f"the connection to the owner ended ({code})")
+
+
+def size_of(message: Message) -> int:
+    """Bytes of its parts."""
+    return sum(map(len, message.parts))
 
 
 def join(taken: int, frames: Iterable[bytes]) -> bytes:

@@ -15,11 +15,12 @@ from kernels.attached import AttachedKernel
 from kernels.errors import KernelGone, KernelMoved, UnknownKernel
 from kernels.seat import Seat
 from server import app_keys
-from server.links import CLOSE_GONE, CLOSE_MOVED, MAX_REASON, SEATED, join, moved, receive_resume
+from server.links import CLOSE_GONE, CLOSE_MOVED, MAX_REASON, SEATED, join, moved, receive_resume, size_of
 from server.request_keys import USER
 
 log = structlog.get_logger(__name__)
 
+SAY_BYTES = 256 * 1024
 MAX_FRAME_BYTES = 2**31 - 1  # what comes from a peer was bounded there
 
 
@@ -42,6 +43,7 @@ class _Place:
         self._socket = socket
         self._kernel = kernel
         self._taken = 0
+        self._unsaid_bytes = 0  # of the messages taken since the peer was last told
 
     async def serve(self) -> None:
         """Until the peer has gone, or the kernel has; then the close code says which."""
@@ -77,11 +79,18 @@ class _Place:
                 # It hears of that when `_to_peer` has passed on all that the kernel still sends here, and ends this.
                 await asyncio.get_running_loop().create_future()
             self._taken += 1
+            self._unsaid_bytes += size_of(message)
+            if self._unsaid_bytes >= SAY_BYTES:  # the kernel may be silent, and the peer keeps a copy until it knows
+                await self._socket.send_bytes(self._batch([]))
 
     async def _to_peer(self, seat: Seat) -> None:
         while True:
             frames = await seat.frames()
-            await self._socket.send_bytes(join(self._taken, frames))
+            await self._socket.send_bytes(self._batch(frames))
+
+    def _batch(self, frames: list[bytes]) -> bytes:
+        self._unsaid_bytes = 0
+        return join(self._taken, frames)
 
     async def _say_goodbye(self, error: Exception) -> None:
         if isinstance(error, KernelMoved):

@@ -22,11 +22,11 @@ MAX_NAME_BYTES: Final = 200
 MAX_DEPTH: Final = (
     64  # each step down reads a link at every level: a path of 2,000 would stop the event loop for seconds
 )
-_KERNEL_ID: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
+_KERNEL_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 def is_kernel_id(text: str) -> bool:
-    """Whether `text` has the form of a UUID, and so can name a directory."""
+    """Whether `text` has the form of a UUID in lower case, and so can name a directory."""
     return _KERNEL_ID.fullmatch(text) is not None
 
 
