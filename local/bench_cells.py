@@ -14,9 +14,9 @@ from typing import Any, Final
 import orjson
 import zmq
 
-from local.bench_links import Link, LinkError, Parts, RawPlace, ServerPlace
+from local.bench_links import Link, LinkError, Parts, RawPlace, ServerPlace, WayPlace
 
-Place = RawPlace | ServerPlace
+Place = RawPlace | ServerPlace | WayPlace
 WARM_CELLS: Final = 3
 CELL_MS: Final = 30_000  # a cell that takes longer is lost
 

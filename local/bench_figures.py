@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import quantiles
 from typing import Final
@@ -16,7 +16,7 @@ from typing import Final
 from local.bench_bare import BareServer
 from local.bench_cells import Load, Place, Took, drive
 from local.bench_http import Requests, fetch
-from local.bench_links import ServerPlace
+from local.bench_links import ServerPlace, WayPlace
 from local.bench_machine import children, parent, pss_mb
 from local.bench_pool import ClientPool
 from local.bench_raw import RawKernel
@@ -69,8 +69,8 @@ class Bench:
 
     def round_trip(self) -> Iterator[Figure]:
         """One client, one cell after the other: the median and the 99th percentile (ms) of all turns."""
-        raw, served = self.raw[0].place, self.served[0]
-        sides: list[Place] = [raw, replace(served, through="owner"), replace(served, through="other")]
+        served = tuple(self.served)
+        sides: list[Place] = [self.raw[0].place, WayPlace(served, straight=True), WayPlace(served, straight=False)]
         medians: list[list[float]] = []
         tails: list[list[float]] = []
         for _ in range(self.turns):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-BUSY_SHARE: Final = 0.25  # of the cores: above that, others take part in what is measured
+BUSY_SHARE: Final = 0.1  # of the cores: above that, others take part in what is measured
+LOOK_S: Final = 0.5
 _NAMED: Final = ("aiohttp", "gunicorn", "uvloop", "pyzmq", "ipykernel")
 
 
@@ -24,9 +26,15 @@ def facts() -> dict[str, Any]:
     }
 
 
-def is_busy() -> bool:
-    """Whether others use this machine enough to spoil figures."""
-    return os.getloadavg()[0] > BUSY_SHARE * (os.cpu_count() or 1)
+def busy_share() -> float:
+    """The share of the cores' time that was used in the last LOOK_S seconds: by others, when the bench itself rests.
+
+    The load average would not do: it goes back a minute, over the figure before.
+    """
+    before = _cpu_ticks()
+    time.sleep(LOOK_S)
+    busy, total = (now - then for now, then in zip(_cpu_ticks(), before, strict=True))
+    return busy / total if total else 0.0
 
 
 def pss_mb(pids: Iterable[int]) -> float:
@@ -43,6 +51,12 @@ def children(pid: int) -> list[int]:
 def parent(pid: int) -> int:
     """The parent's pid."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _cpu_ticks() -> tuple[int, int]:
+    """Ticks that were used, and all (proc(5), /proc/stat: user nice system idle iowait irq softirq steal)."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
 def _pss_kib(pid: int) -> int:

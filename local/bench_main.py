@@ -1,8 +1,8 @@
 """`local/bench`: what the server costs, as ratios to the same work without it, measured in one run on this machine.
 
 Starts its own Redis and installation, measures figure by figure, and ends all that it started. It judges nothing but
-the aims in the table; a busy machine is said at the start, because ratios bear it better than absolute numbers, but not
-well.
+the aims in the table; a machine that others use is said beside the figure, because ratios bear it better than absolute
+numbers, but not well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from local.bench_figures import CLIENTS, Bench
-from local.bench_machine import facts, is_busy
+from local.bench_machine import BUSY_SHARE, busy_share, facts
 from local.bench_pool import ClientPool
 from local.bench_table import Figure, table
 from local.own_redis import OwnRedis, find_binary
@@ -44,8 +44,6 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up as after Ctrl-C
     machine = facts()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
-    if is_busy():
-        print("This machine is busy with something else: repeat when it is not, the figures will be off.", flush=True)
     with _bench(options) as bench:
         figures = list(_measure(bench, options.only or list(FIGURES)))
     print(f"\n{table(figures)}\n\nfloor: the same kernels and the same client without a server;", end=" ")
@@ -81,7 +79,7 @@ def _bench(options: argparse.Namespace) -> Iterator[Bench]:
         worker_class = options.worker_class or _worker_class(stack)
         rest.enter_context(stack)
         pool = rest.enter_context(ClientPool(CLIENTS))
-        turns, seconds = (3, 1.0) if options.quick else (5, 3.0)
+        turns, seconds = (3, 0.6) if options.quick else (5, 2.0)
         bench = Bench(stack, pool, worker_class, turns, seconds)
         rest.callback(bench.close)
         yield bench
@@ -97,11 +95,18 @@ def _measure(bench: Bench, names: list[str]) -> Iterator[Figure]:
     for name, measure in FIGURES.items():
         if name not in names:
             continue
+        others = busy_share()
         began = time.monotonic()
         print(f"measuring {name} …", end=" ", flush=True)
         figures: list[Any] = list(measure(bench))
-        print(f"{time.monotonic() - began:.0f} s", flush=True)
+        print(f"{time.monotonic() - began:.0f} s{_warning(others)}", flush=True)
         yield from figures
+
+
+def _warning(others: float) -> str:
+    if others < BUSY_SHARE:
+        return ""
+    return f"; others used {others:.0%} of this machine just before: repeat when it is quiet"
 
 
 if __name__ == "__main__":

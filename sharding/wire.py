@@ -1,8 +1,8 @@
 """A lean HTTP/1.1 client for one peer: kept-alive connections over its Unix socket, one exchange at a time.
 
 It owns the connections and their bytes, and knows nothing of members, users or rings. It never sends
-anything twice. aiohttp's client costs about three times as much per request (see tests and ARCHITECTURE);
-the parser is aiohttp's own, the one in C.
+anything twice. Measured under uvloop, the caller's CPU per small request: 34 us here, 77 us with aiohttp's
+client, 13 us for the bare socket. The parser is aiohttp's own, the one in C.
 """
 
 from __future__ import annotations

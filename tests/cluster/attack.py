@@ -199,7 +199,7 @@ def authorization(place: Place) -> str:
 async def plug(place: Place) -> socket.socket:
     """A TCP connection to one of the workers."""
     line = socket.socket()
-    line.setblocking(False)  # noqa: FBT003
+    line.setblocking(False)
     await asyncio.get_running_loop().sock_connect(line, ("127.0.0.1", place.stack.port))
     return line
 

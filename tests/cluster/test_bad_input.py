@@ -19,6 +19,7 @@ import pytest_asyncio
 
 from local.stack import Stack
 from local.student import Student
+from server.bodies import BODY_S
 from tests.cluster.attack import Answer, Place, authorization, is_jupyters, place_at, plug, read_head, say, undisturbed
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -53,7 +54,17 @@ NOT_OBJECT_TYPES: Final = [1, True, "x", [], [{}]]
 def wrong_kernels() -> list[Any]:
     """Bodies of `POST /api/kernels` with one wrong field."""
     wrong: list[Any] = [{field: value} for field in ("name", "path", "kernel_id") for value in WRONG_TYPES]
-    ids = ["", "x", "../../../etc", "a-b-c-d-e", f"{NOBODY}/..", f"{NOBODY}\n", f"\0{NOBODY}", "x" * 4000]
+    ids = [
+        "",
+        "x",
+        "../../../etc",
+        "a-b-c-d-e",
+        f"{NOBODY}/..",
+        f"{NOBODY}\n",
+        f"\0{NOBODY}",
+        "x" * 4000,
+        NOBODY[:-1] + "A",
+    ]
     return wrong + [{"kernel_id": value} for value in ids]
 
 
@@ -116,7 +127,15 @@ async def test_a_field_of_a_wrong_kind_is_refused(place: Place, endpoint: str) -
 
 
 # Kernelspecs and folders that cannot be are found out by looking, so what they are called does not matter.
-ODD_NAMES: Final = ["nope", "../../etc", "a\0b", "x" * 4000, 'a\n{"event": "forged"}', "\u202e\u2028\x1b[2J", "\U0001f980"]
+ODD_NAMES: Final = [
+    "nope",
+    "../../etc",
+    "a\0b",
+    "x" * 4000,
+    'a\n{"event": "forged"}',
+    "\u202e\u2028\x1b[2J",
+    "\U0001f980",
+]
 
 
 @pytest.mark.parametrize("path", ["/api/kernels", "/api/sessions"])
@@ -307,11 +326,16 @@ async def test_a_body_that_is_not_what_its_headers_say_is_refused(place: Place) 
 async def test_a_body_that_stalls_is_given_up(place: Place) -> None:
     head = f"POST /api/kernels HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization(place)}\r\n"
     loop = asyncio.get_running_loop()
+    stalls = ["Content-Length: 100\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n5\r\n{"]
+    stalls += ["Transfer-Encoding: chunked\r\n\r\n5;" + "x" * 10_000]  # an extension that does not end
+
+    async def stall(rest: str) -> None:
+        with await plug(place) as line:
+            await loop.sock_sendall(line, (head + rest).encode())
+            heard = await read_head(line, 2 * BODY_S)
+            assert heard.startswith(b"HTTP/1.1 408 "), (rest[:50], heard)
+
     async with undisturbed(place):
         mark = place.stack.mark()
-        for framing in ("Content-Length: 100\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n5\r\n{"):
-            with await plug(place) as line:
-                await loop.sock_sendall(line, (head + framing).encode())
-                heard = await read_head(line, 60)
-                assert heard.startswith(b"HTTP/1.1 408 "), heard
-        await place.told(mark, 2)
+        await asyncio.gather(*map(stall, stalls))
+        await place.told(mark, len(stalls))

@@ -334,7 +334,9 @@ async def test_neither_supervisor_nor_nursery_nor_kernel_gets_a_secret(
 
 
 async def test_the_daemons_keep_nothing_of_their_starter_open(place: Place) -> None:
-    assert set(descriptors(place.supervisor_pid())) & set(descriptors(os.getpid())) <= {"/dev/null"}
+    kept = set(descriptors(place.supervisor_pid())) & set(descriptors(os.getpid()))
+    # All descriptors of one kind that have no name, such as pidfds, are called the same: that shows nothing.
+    assert {name for name in kept if not name.startswith("anon_inode:")} <= {"/dev/null"}
     for pid in (place.supervisor_pid(), place.nursery_pid()):
         assert os.getsid(pid) != os.getsid(0)
 
