@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from local.bench_machine import facts, is_busy
+from local.bench_machine import BUSY_SHARE, busy_share, facts
 from local.chaos_faults import DEFAULT, FAULTS, Scene, parse
 from local.chaos_room import Plan, Room
 from local.chaos_table import Report, remarks, table
@@ -58,8 +58,8 @@ def main() -> int:
     options = _options()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up as after Ctrl-C
     print(", ".join(f"{name} {value}" for name, value in facts().items()), flush=True)
-    if is_busy():
-        print("This machine is busy with something else: pauses will be longer than they need be.", flush=True)
+    if (share := busy_share()) > BUSY_SHARE:
+        print(f"This machine is busy with something else ({share:.0%}): pauses will be longer.", flush=True)
     plan = Plan(options.students, options.seconds, options.faults, options.seed)
     print(f"{plan.students} students, {options.workers} workers, {plan.seconds:g} s, seed {plan.seed}", flush=True)
     with _scene(options.workers, away_s(plan.seconds), options.keep_log) as scene:
