@@ -8,20 +8,27 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from kernels.inside.packed import Packed
+
 MAX_OPEN: Final = 8192  # requests without a reply: far more than a client queues up
 MAX_DONE: Final = 4096
 Parts = list[bytes]
 
 
 class Answer(NamedTuple):
-    """The end of a request. `parts`: its reply, from the signature on; None when it was too large to be kept.
+    """The end of a request. `packed`: its reply, from the signature on; None when it was too large to be kept.
 
     `at`: the number of the last output before it. `has_reply` is False for a message that gets none (comm_msg).
     """
 
     at: int
-    parts: Parts | None
+    packed: Packed | None
     has_reply: bool = True
+
+    @property
+    def parts(self) -> Parts | None:
+        """The reply's parts."""
+        return self.packed.parts if self.packed else None
 
 
 class Ledger:
@@ -32,7 +39,7 @@ class Ledger:
         self._bytes = 0
         self._open: dict[str, None] = {}
         self._done: dict[str, Answer] = {}
-        self._with_parts: dict[str, int] = {}  # of `_done`: which have their parts, oldest first, and how large
+        self._with_parts: dict[str, int] = {}  # of `_done`: which have their parts, oldest first, and at what cost
         self.questions: dict[str, Parts] = {}  # input_request by the msg_id of the cell that asks
 
     def take(self, msg_id: str, *, gets_reply: bool) -> bool:
@@ -51,14 +58,14 @@ class Ledger:
         """Keep the reply to a request; its questions have gone with it."""
         self._open.pop(msg_id, None)
         self.questions.pop(msg_id, None)
-        size = sum(map(len, parts))
-        self._bytes += size
-        self._with_parts[msg_id] = size
-        self._end(msg_id, Answer(at, parts))
+        packed = Packed.of(parts)
+        self._bytes += packed.cost
+        self._with_parts[msg_id] = packed.cost
+        self._end(msg_id, Answer(at, packed))
         while self._bytes > self._limit_bytes:
             oldest = next(iter(self._with_parts))
             self._bytes -= self._with_parts.pop(oldest)
-            self._done[oldest] = self._done[oldest]._replace(parts=None)
+            self._done[oldest] = self._done[oldest]._replace(packed=None)
 
     def answer(self, msg_id: str) -> Answer | None:
         """What became of a message; None while it waits or runs."""

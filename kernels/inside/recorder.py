@@ -115,21 +115,20 @@ class Recorder:
 
     def _replay(self, content: dict[str, Any], n: int) -> tuple[dict[str, Any], list[bytes]]:
         """What the tape and the ledger have. The buffers are message after message; the content says how many each."""
-        output = [taped.parts for taped in self._tape.after(n)]
-        replies = self._ledger.replies
-        kept = [answer.parts for answer in replies if answer.parts]
+        output = self._tape.after(n)
+        replies = [(answer.at, parts) for answer in self._ledger.replies if (parts := answer.parts)]
         questions = list(self._ledger.questions.values())
         content |= {
             "first": max(self._tape.first, n + 1),
             "last": self._tape.last,
             "missed": max(0, self._tape.first - 1 - n),
             "output": [len(parts) for parts in output],
-            "replies": [[answer.at, len(answer.parts)] for answer in replies if answer.parts],
+            "replies": [[at, len(parts)] for at, parts in replies],
             "questions": [len(parts) for parts in questions],
             "waiting": self._ledger.waiting,
             "acks": self._acks.copy(),
         }
-        return content, [part for parts in (*output, *kept, *questions) for part in parts]
+        return content, [part for parts in (*output, *(parts for _, parts in replies), *questions) for part in parts]
 
     def acknowledge(self, acks: dict[str, Any]) -> None:
         """Note how far clients have got: client -> [incarnation, n]."""
