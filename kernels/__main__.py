@@ -1,7 +1,8 @@
 """`python -m kernels status|stop|rewarm --runtime DIR`: the nursery, for people.
 
-`rewarm` has new Python kernels forked from a fresh process, for what pip has changed. `status` says what runs. `stop` ends every kernel, the nursery and its supervisor, and returns once they are
-gone; also when the nursery itself was killed and only its kernels are left.
+`status` says what runs. `rewarm` has new Python kernels forked from a fresh process, for what pip has changed.
+`stop` ends every kernel, the nursery and its supervisor, and returns once they are gone; also when the nursery
+itself was killed and only its kernels are left.
 """
 
 from __future__ import annotations

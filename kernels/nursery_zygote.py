@@ -245,7 +245,7 @@ def installed() -> dict[str, int]:
     for part in sys.path:
         with contextlib.suppress(OSError):
             if part.endswith("-packages"):
-                found[part] = os.stat(part).st_mtime_ns
+                found[part] = Path(part).stat().st_mtime_ns
     return found
 
 

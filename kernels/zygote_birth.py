@@ -52,12 +52,10 @@ def await_orders(wire: socket.socket) -> None:
         with suppress(WireEnded):
             zygote_wire.send(wire, {"error": f"cannot {step}: {why}"})
         os._exit(127)
-    try:
+    with suppress(WireEnded):  # the nursery has given this kernel up, or has died: then its record names us: we go on
         zygote_wire.send(wire, _DONE)
-    except WireEnded:  # the nursery has given this kernel up, or has died: then its record names us, and we go on
-        pass
     wire.close()
-    zygote_kernel.be_kernel(order["argv"][2:])
+    zygote_kernel.be_kernel(order["argv"][2:], lambda: _threads_for_blas(order["env"]))
 
 
 def _be_one_of_its_own() -> None:
@@ -98,13 +96,13 @@ def _take_on(argv: list[str], env: dict[str, str]) -> None:
     sys.argv[:] = argv[1:]
     sys.dont_write_bytecode = bool(env.get("PYTHONDONTWRITEBYTECODE"))
     sys.path[:] = _search_path(env)
-    sys.path_importer_cache.clear()
+    for part in [part for part, finder in sys.path_importer_cache.items() if finder is None]:
+        del sys.path_importer_cache[part]  # what was no folder then may be one; the other finders look at times
     tempfile.tempdir = None
-    multiprocessing.process.ORIGINAL_DIR = os.getcwd()  # type: ignore[attr-defined]
+    multiprocessing.process.ORIGINAL_DIR = str(Path.cwd())  # type: ignore[attr-defined]
     time.tzset()
     with suppress(locale.Error):
         locale.setlocale(locale.LC_CTYPE, "")
-    _threads_for_blas(env)
     if "matplotlib" in sys.modules:
         _dress_matplotlib(env)
 
@@ -112,7 +110,7 @@ def _take_on(argv: list[str], env: dict[str, str]) -> None:
 def _search_path(env: dict[str, str]) -> list[str]:
     """The zygote's, without its first part, where this package is, with what this environment adds."""
     own = sys.path[1:]
-    added = [os.path.abspath(part) for part in env.get("PYTHONPATH", "").split(os.pathsep) if part]
+    added = [str(Path(part).absolute()) for part in env.get("PYTHONPATH", "").split(os.pathsep) if part]
     return added + own + _user_site(env)
 
 
@@ -126,7 +124,8 @@ def _user_site(env: dict[str, str]) -> list[str]:
 
 
 def _threads_for_blas(env: dict[str, str]) -> None:
-    """As many threads as it would have taken by itself; it was loaded with one, and starts them when first needed."""
+    """As many threads as it would have taken by itself; it was loaded with one. It starts them now, so not earlier:
+    the first answer would wait for it."""
     wanted = env.get("OPENBLAS_NUM_THREADS") or env.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
     if wanted.isdecimal() and (set_threads := _openblas()):
         set_threads(int(wanted))

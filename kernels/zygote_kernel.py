@@ -12,14 +12,16 @@ import fnmatch
 import os
 import sys
 import threading
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from ipykernel.compiler import XCachingCompiler
 from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core.history import HistoryManager
 from IPython.core.profiledir import ProfileDir
+from tornado.ioloop import IOLoop
+from traitlets.config import Config
 from traitlets.traitlets import Type, default
 
 from kernels.inside import app as inside
@@ -30,6 +32,10 @@ _OURS = frozenset({"RingApp", "WarmApp", "HistoryManager", "IPKernelApp", "Conne
 
 _ARGUMENTS: Final = {"--RingApp.incarnation": int, "--RingApp.recorder_mib": float}
 """All that a kernel's command has after `-f` and the connection file."""
+
+AFTER_S: Final = 0.1
+_PACKAGE: list[str] = []
+_KEPT: list[Any] = []
 
 _WARM_UP: Final = {
     "sys": "1\nNone\n",
@@ -73,42 +79,24 @@ class SessionHistory(HistoryManager):
 
 
 class WarmShell(ZMQInteractiveShell):
-    """Made in the zygote, and settled in the child once it knows whose it is."""
-
-    _unsettled = False
-
-    @classmethod
-    def instance(cls, *args: Any, **kwargs: Any) -> Self:
-        """What the kernel calls to get its shell."""
-        made = cls._instance
-        if not isinstance(made, cls) or not made._unsettled:
-            return super().instance(*args, **kwargs)
-        if set(kwargs["parent"].config) <= _OURS and not kwargs.get("user_ns") and not kwargs.get("user_module"):
-            made._settle(**kwargs)
-            return made
-        # A configuration of the user's own: what it names is read when a shell is made.
-        cls.clear_instance()
-        return super().instance(*args, **kwargs)
+    """Made in the zygote, and settled in the child."""
 
     def init_history(self) -> None:
         """The original, with our history."""
         self.history_manager = SessionHistory(shell=self, parent=self)
-        self.configurables.append(self.history_manager)
+        self.configurables.append(self.history_manager)  # type: ignore[arg-type]
 
-    def _settle(self, *, parent: Any, profile_dir: ProfileDir, kernel: Any, compiler_class: Any, **_: Any) -> None:
+    def settle(self, profile_dir: ProfileDir, ipython_dir: str) -> None:
         """All that depends on environment, directories and streams, in the order in which the constructor does it."""
-        self._unsettled = False
-        self.parent, self.kernel, self.profile_dir = parent, kernel, profile_dir
-        self.ipython_dir = parent.parent.ipython_dir
-        self.compile = compiler_class()
+        self.profile_dir, self.ipython_dir = profile_dir, ipython_dir
         self.starting_dir = str(Path.cwd())
-        self.init_environment()
-        self.init_virtualenv()
-        self.save_sys_module_state()
-        self.init_sys_modules()
+        self.init_environment()  # type: ignore[no-untyped-call]
+        self.init_virtualenv()  # type: ignore[no-untyped-call]
+        self.save_sys_module_state()  # type: ignore[no-untyped-call]
+        assert isinstance(self.history_manager, SessionHistory)
         self.history_manager.dir_hist[:] = [Path.cwd()]
-        self.init_encoding()
-        self.init_pushd_popd_magic()
+        self.init_encoding()  # type: ignore[no-untyped-call]
+        self.init_pushd_popd_magic()  # type: ignore[no-untyped-call]
 
 
 class NoThread:
@@ -123,13 +111,57 @@ class NoThread:
 
 
 class WarmKernel(RingKernel):
-    """With a shell that was made before, and without subshells."""
+    """Made in the zygote together with its shell, and settled in the child. Without subshells."""
 
     shell_class = Type(WarmShell)
+    unsettled = False
+
+    @classmethod
+    def instance(cls, *args: Any, **kwargs: Any) -> Self:
+        """What the application calls to get its kernel."""
+        made: Any = cls._instance
+        if not isinstance(made, cls) or not made.unsettled:
+            return super().instance(*args, **kwargs)
+        configured = {name for name, section in kwargs["parent"].config.items() if section}
+        if configured <= _OURS and not kwargs["user_ns"]:
+            made._settle(kwargs)
+            return made  # type: ignore[no-any-return]
+        # A configuration of the user's own: what it names is read when kernel and shell are made.
+        cls.clear_instance()
+        WarmShell.clear_instance()
+        fresh = super().instance(*args, **kwargs)
+        _hook_pyplot()
+        return fresh
 
     @property
     def _supports_kernel_subshells(self) -> bool:
         return bool(self.shell_channel_thread)
+
+    def _settle(self, given: dict[str, Any]) -> None:
+        """What the constructors do with what they are given, and with what differs between kernels."""
+        self.unsettled = False
+        for name in given.keys() - {"parent", "user_ns"}:
+            setattr(self, name, given[name])
+        self.ident = str(uuid.uuid4())
+        self._stdout, self._stderr = sys.stdout, sys.stderr
+        if hasattr(self, "debugger"):
+            self.debugger = self.debugger_class(
+                self.log,
+                self.debugpy_stream,
+                self._publish_debug_event,
+                self.debug_shell_socket,
+                self.session,
+                self._kernel_modules,
+                self.debug_just_my_code,
+                self.filter_internal_frames,
+            )
+        shell: Any = self.shell
+        shell.settle(self.profile_dir, given["parent"].ipython_dir)
+        shell.displayhook.session = shell.display_pub.session = self.session
+        shell.displayhook.pub_socket = shell.display_pub.pub_socket = self.iopub_socket
+        shell.displayhook.topic = self._topic("execute_result")  # type: ignore[no-untyped-call]
+        if session_name := os.environ.get("JPY_SESSION_NAME"):
+            shell.user_ns["__session__"] = session_name
 
 
 class WarmApp(inside.RingApp):
@@ -146,7 +178,7 @@ class WarmApp(inside.RingApp):
 
     def init_control(self, context: Any) -> None:
         """As ipykernel's, without the thread for subshells."""
-        super().init_control(context)
+        super().init_control(context)  # type: ignore[no-untyped-call]
         self.shell_channel_thread = NoThread()
 
 
@@ -161,21 +193,26 @@ def command(connection_file: Path, incarnation: int, recorder_mib: float) -> lis
 
 
 def prepare() -> None:
-    """In the zygote: makes the application and the shell."""
-    WarmApp.instance()
+    """In the zygote: makes application, kernel and shell."""
     folder = os.environ["IPYTHONDIR"]
     Path(folder).mkdir(exist_ok=True)
-    profile = ProfileDir.create_profile_dir_by_name(folder, "default")
-    shell = WarmShell.instance(profile_dir=profile, ipython_dir=folder, compiler_class=XCachingCompiler)
-    shell._unsettled = True
+    profile = ProfileDir.create_profile_dir_by_name(folder, "default")  # type: ignore[no-untyped-call]
+    app = WarmApp.instance()
+    WarmKernel.instance(parent=app, log=app.log, profile_dir=profile).unsettled = True
+    app.config = Config()  # the shell has put a note for tqdm into it
+    _hook_pyplot()
+
+
+def _hook_pyplot() -> None:
+    """When pyplot was imported there was no shell that it could have asked to draw after each cell."""
     if pyplot := sys.modules.get("matplotlib.pyplot"):
-        pyplot.install_repl_displayhook()  # at its import there was no shell yet
+        pyplot.install_repl_displayhook()
 
 
 def warm_up() -> None:
     """In the zygote: goes the ways that every kernel goes, so that what they fill and change is shared."""
-    shell = WarmShell._instance
-    assert shell is not None
+    _PACKAGE.extend(name for name in sys.modules if name.partition(".")[0] == "kernels")
+    shell: Any = WarmShell._instance
     before = dict(shell.user_ns)
     for module, code in _WARM_UP.items():
         if module in sys.modules:
@@ -185,16 +222,22 @@ def warm_up() -> None:
     shell.user_ns.update(before)
 
 
-def be_kernel(arguments: Sequence[str]) -> None:
-    """In the child: a kernel until it is shut down. `arguments` are those of `command`."""
+def be_kernel(arguments: Sequence[str], after_start: Callable[[], None] | None = None) -> None:
+    """In the child: a kernel until it is shut down. `arguments` are those of `command`.
+
+    `after_start` is called once the kernel has had time to answer for the first time.
+    """
     app = WarmApp.instance()
     given = dict(part.split("=", 1) for part in arguments[2:])
     app.connection_file = arguments[1]
     for name, value in given.items():
         setattr(app, name.rpartition(".")[2], _ARGUMENTS[name](value))
-    inside.forget_package()
-    app.initialize()
-    app.start()
+    # As `inside.forget_package` does, which looks at all names, and so copies their pages.
+    _KEPT.extend(sys.modules.pop(name, None) for name in _PACKAGE)
+    app.initialize()  # type: ignore[no-untyped-call]
+    if after_start:
+        IOLoop.current().call_later(AFTER_S, after_start)
+    app.start()  # type: ignore[no-untyped-call]
 
 
 def understands(arguments: Sequence[str]) -> bool:

@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,6 +51,7 @@ QUIET: Final = {
 """In the zygote's environment while it imports."""
 
 TRIAL_S: Final = 60.0
+_THREAD: Final = "it starts a thread"
 
 
 def preload(names: list[str], runtime: Path) -> dict[str, Any]:
@@ -78,35 +80,36 @@ def _import(names: Iterable[str]) -> None:
 
 def _tried(names: list[str]) -> tuple[list[str], dict[str, str]]:
     """(those that can be imported here, {those that cannot: why}). A missing one is neither."""
-
-    def attempt(tell: Callable[[Any], None]) -> None:
-        for name in names:
-            try:
-                importlib.import_module(name)
-            except ImportError as error:
-                missing = isinstance(error, ModuleNotFoundError) and name.startswith(error.name or "?")
-                tell([name, "" if missing else str(error)])
-            except Exception as error:
-                tell([name, repr(error)])
-            else:
-                tell([name, None if _threads() == 1 else "it starts a thread"])
-                if _threads() != 1:
-                    return  # all that comes after it is tried without it
-
     fit: list[str] = []
     left_out: dict[str, str] = {}
     while names:
-        told = in_child(attempt)
-        for name, why in told:
-            if why is None:
-                fit.append(name)
-            elif why:
-                left_out[name] = why
+        told = in_child(partial(_attempt, names))
+        fit += [name for name, why in told if why is None]
+        left_out |= {name: why for name, why in told if why}
         names = names[len(told) :]
-        if names and (not told or told[-1][1] is None):
+        if names and (not told or told[-1][1] != _THREAD):
             left_out[names[0]] = "importing it ends the process, or takes too long"
             names = names[1:]
     return fit, left_out
+
+
+def _attempt(names: list[str], tell: Callable[[Any], None]) -> None:
+    """In a child: imports one after the other and tells (name, what is wrong with it; "" if it is not there)."""
+    for name in names:
+        why = _import_one(name)
+        tell([name, why])
+        if why == _THREAD:
+            return  # what comes after it is tried in a child without it
+
+
+def _import_one(name: str) -> str | None:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        return "" if name.startswith(error.name or "?") else str(error)
+    except Exception as error:
+        return repr(error)
+    return None if _threads() == 1 else _THREAD
 
 
 def _rehearsed() -> list[str]:

@@ -7,13 +7,12 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jupyter_kernel_test as jkt
 import pytest
-import zmq.asyncio
 from jupyter_client.blocking.client import BlockingKernelClient
 
 from kernels import nursery_call
@@ -37,8 +36,11 @@ class Starter:
         self._context = kernel_context()
         self._nurse = self.run(self._connect())
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(90)
+    def run(self, work: Awaitable[T]) -> T:
+        async def done() -> T:
+            return await work
+
+        return asyncio.run_coroutine_threadsafe(done(), self._loop).result(90)
 
     def start(self, cwd: Path = Path("/")) -> NurseryKernelManager:
         manager = self.run(
@@ -93,7 +95,7 @@ def client_of(manager: NurseryKernelManager) -> BlockingKernelClient:
 
 
 @pytest.mark.filterwarnings("default")
-class TestPublicSuite(jkt.KernelTests):
+class TestPublicSuite(jkt.KernelTests):  # type: ignore[misc]
     """jupyter_kernel_test's own tests, against a kernel that was forked."""
 
     kernel_name = "python3"
