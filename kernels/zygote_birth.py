@@ -36,6 +36,7 @@ def await_orders(wire: socket.socket) -> None:
     _be_one_of_its_own()
     try:
         zygote_wire.send(wire, {"pid": os.getpid()})
+        zygote_kernel.limber_up()
         order, fds = zygote_wire.receive(wire)
     except WireEnded:
         os._exit(0)

@@ -125,7 +125,7 @@ class WarmKernel(RingKernel):
         configured = {name for name, section in kwargs["parent"].config.items() if section}
         if configured <= _OURS and not kwargs["user_ns"]:
             made._settle(kwargs)
-            return made  # type: ignore[no-any-return]
+            return made
         # A configuration of the user's own: what it names is read when kernel and shell are made.
         cls.clear_instance()
         WarmShell.clear_instance()
@@ -176,6 +176,9 @@ class WarmApp(inside.RingApp):
     def parse_command_line(self, argv: Any = None) -> None:
         """`be_kernel` has set all of it."""
 
+    def init_pdb(self) -> None:
+        """`prepare` has done it."""
+
     def init_control(self, context: Any) -> None:
         """As ipykernel's, without the thread for subshells."""
         super().init_control(context)  # type: ignore[no-untyped-call]
@@ -198,6 +201,7 @@ def prepare() -> None:
     Path(folder).mkdir(exist_ok=True)
     profile = ProfileDir.create_profile_dir_by_name(folder, "default")  # type: ignore[no-untyped-call]
     app = WarmApp.instance()
+    inside.RingApp.init_pdb(app)  # type: ignore[no-untyped-call]
     WarmKernel.instance(parent=app, log=app.log, profile_dir=profile).unsettled = True
     app.config = Config()  # the shell has put a note for tqdm into it
     _hook_pyplot()
@@ -220,6 +224,12 @@ def warm_up() -> None:
     for name in set(shell.user_ns) - set(before):
         del shell.user_ns[name]
     shell.user_ns.update(before)
+
+
+def limber_up() -> None:
+    """In a spare, while it waits: writes to the pages that every cell writes to, so that they are its own by then."""
+    shell: Any = WarmShell._instance
+    shell.run_cell("1", store_history=False, silent=True)
 
 
 def be_kernel(arguments: Sequence[str], after_start: Callable[[], None] | None = None) -> None:
