@@ -22,6 +22,7 @@ from kernels.wires import OWNER_IDENTITY, Wires
 log = structlog.get_logger(__name__)
 
 OVERTAKEN: Final = 4
+MAX_UNCLAIMED: Final = 2048
 ACK_EVERY_S: Final = 1.0
 NOTHING: Final[Number] = (0, 0)
 # The recorder does not note where a request came from. All others come on shell.
@@ -91,8 +92,10 @@ class Recorded:
         self.first: Number = NOTHING
         self.last: Number = NOTHING
         self.acks: dict[str, Number] = {}
+        self._at: int | None = None  # while replies are replayed: the number of the output before the reply
         self._told: dict[str, Number] = {}  # of `acks`, what the kernel is to be told of soon
-        self.replies: list[tuple[int, str, str]] = []  # (number of the output before it, request's msg_id, its session)
+        # What came for requests that nobody here has sent: (number of the output before it, msg_id, session) of each.
+        self._unclaimed: list[tuple[int, str, str]] = []
 
     async def join(self, wires: Wires, may_connect: Callable[[], None], *, running: bool) -> None:
         """Subscribe, connect, and ask for the replay; live output waits behind that.
@@ -127,10 +130,10 @@ class Recorded:
             wires.replay("iopub", take(count))
         for at, count in told["replies"]:
             signed = take(count)
-            parent = orjson.loads(signed[2])
-            self.replies.append((at, parent["msg_id"], parent.get("session", "")))
+            self._at = at
             kind = orjson.loads(signed[1])["msg_type"]
             wires.replay("control" if kind in CONTROL_REPLIES else "shell", signed)
+        self._at = None
         for count in told["questions"]:
             wires.replay("stdin", take(count))
 
@@ -145,19 +148,35 @@ class Recorded:
         return found
 
     def acknowledge(self, client: str, number: Number, wires: Wires) -> None:
-        """A client has got all output up to `number`. The kernel is told soon, and only of the newest."""
-        if not self._told:
+        """A client has got all output up to `number`. The kernel is told soon, and only of the newest.
+
+        Of a new client it is told at once: were we and its entry worker killed within that time, nobody would know
+        where to go on.
+        """
+        is_first, timer_runs = client not in self.acks, bool(self._told)
+        self._told[client] = number
+        if is_first:
+            self._tell_acks(wires)
+        elif not timer_runs:
             asyncio.get_running_loop().call_later(ACK_EVERY_S, self._tell_acks, wires)
-        self.acks[client] = self._told[client] = number
+        self.acks[client] = number
 
     def _tell_acks(self, wires: Wires) -> None:
         told, self._told = self._told, {}
+        if not told:
+            return
         with suppress(PortLost, KeyError):  # the wires have been cut meanwhile
             wires.tell("kernelring_ack_request", dict(told))
 
-    def unacknowledged(self, client: str, place: Number) -> list[str]:
+    def unclaimed(self, asked: str, session: str) -> None:
+        """Something came for a request that an owner before us was given, by a client that is not here."""
+        self._unclaimed.append((self.last[1] if self._at is None else self._at, asked, session))
+        del self._unclaimed[:-MAX_UNCLAIMED]
+
+    def claimable(self, client: str, place: Number) -> list[str]:
         """The requests of a client whose replies it may not have got when it had got output up to `place`.
 
-        Outputs and replies go different ways, so that one may overtake the other by a little.
+        Front ends put into their messages the session_id that they connect with. Outputs and replies go different ways,
+        so that one may overtake the other by a little.
         """
-        return [msg_id for at, msg_id, session in self.replies if session == client and at >= place[1] - OVERTAKEN]
+        return [asked for at, asked, session in self._unclaimed if session == client and at >= place[1] - OVERTAKEN]

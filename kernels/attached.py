@@ -207,10 +207,12 @@ class AttachedKernel:
         seat = Seat(self, self._backlog, resume.client, cursor, number, missed)
         if number[0] != way.last[0]:
             self._end_pending(resume, seat)
-        elif known and resume.since is None:  # its entry worker has gone, and what that waited for is not known
-            for msg_id in way.unacknowledged(resume.client, number):
-                self._backlog.claim_answer(msg_id, resume.client)
+        else:  # if its entry worker has gone, nobody else knows what it waits for
+            for asked in way.claimable(resume.client, number):
+                self._backlog.claim_answer(asked, resume.client)
         self._adopt_pending(resume)
+        if resume.client not in way.acks:
+            self.acknowledge(resume.client, number)
         return seat
 
     def _end_pending(self, resume: Resume, seat: Seat) -> None:
@@ -314,8 +316,17 @@ class AttachedKernel:
         self._heard_of(asked)
         if request:
             self._keep(frame, request.client)
-        else:  # asked through an owner before us: kept until that client takes its seat here
-            self._keep(frame, "", answers=asked)
+        else:
+            self._keep_for_asker(frame, asked, parts[1])
+
+    def _keep_for_asker(self, frame: bytes, asked: str, parent: bytes) -> None:
+        """It was asked through an owner before us: kept until that client takes its seat here, if it has none yet."""
+        session = framing.session_of(parent)
+        if isinstance(self._way, Recorded):
+            if session in self._seats:
+                return self._keep(frame, session)
+            self._way.unclaimed(asked, session)
+        return self._keep(frame, "", answers=asked)
 
     def _note_status(self, parts: list[bytes]) -> None:
         with suppress(ValueError, TypeError, KeyError):

@@ -112,11 +112,20 @@ def checked(frame: bytes) -> tuple[Message, dict[str, Any]]:
 
 def msg_id_of(header: bytes) -> str:
     """Return the msg_id in a header or parent header that a kernel sent; "" when there is none to be read."""
+    return _text_in(header, "msg_id")
+
+
+def session_of(header: bytes) -> str:
+    """Return the session in a header or parent header that a kernel sent; "" when there is none to be read."""
+    return _text_in(header, "session")
+
+
+def _text_in(header: bytes, name: str) -> str:
     try:
-        msg_id = orjson.loads(header)["msg_id"]
+        text = orjson.loads(header)[name]
     except (ValueError, TypeError, KeyError):
         return ""
-    return msg_id if isinstance(msg_id, str) else ""
+    return text if isinstance(text, str) else ""
 
 
 def number_of(metadata: bytes) -> Number | None:

@@ -53,23 +53,27 @@ class Outbox:
         return [*self._waiting.values(), *(one for one in not_given if one[1]["msg_id"] not in self._waiting)]
 
     def heard(self, channel: str, frame: bytes) -> bool:
-        """Note what the kernel says; False when it is a reply that the client has already."""
+        """Note what the kernel says; False when it is a reply or a question that the client has already."""
         if channel in ("shell", "control"):
             return self._heard_reply(framing.msg_id_of(framing.part_of(frame, 1)))
         if not self.recorded:
             return True
         if channel == "stdin":  # it asks: what was typed before has been read
             self._forget_typed()
-        elif b'"status"' in framing.part_of(frame, 0) and b'"idle"' in framing.part_of(frame, 3):
+            return self._is_first(framing.msg_id_of(framing.part_of(frame, 0)))
+        if b'"status"' in framing.part_of(frame, 0) and b'"idle"' in framing.part_of(frame, 3):
             self._forget_quiet(framing.msg_id_of(framing.part_of(frame, 1)))
         return True
 
     def _heard_reply(self, msg_id: str) -> bool:
         self._waiting.pop(msg_id, None)
-        if self.recorded and msg_id in self._answered:
+        self._forget_typed()
+        return not self.recorded or self._is_first(msg_id)
+
+    def _is_first(self, msg_id: str) -> bool:
+        if msg_id in self._answered:
             return False
         self._answered.append(msg_id)
-        self._forget_typed()
         return True
 
     def _forget_typed(self) -> None:
