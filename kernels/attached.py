@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -26,34 +25,15 @@ from kernels.backlog import Backlog
 from kernels.errors import KernelGone, KernelMoved, PortLost
 from kernels.framing import Number
 from kernels.lifecycle import Action, Fail, Lifecycle, Request, Restart, Tell
+from kernels.resume import Resume
 from kernels.seat import Seat
-from kernels.unsettled import MAX_MESSAGES, Unsettled
+from kernels.unsettled import MAX_MESSAGES, OVERRUN, Unsettled
 from kernels.wires import Wires
 
 log = structlog.get_logger(__name__)
 
 # A client that went away keeps its place for so long. JupyterLab's seven tries to reconnect take about two minutes.
 SEAT_KEPT_S: Final = 300.0
-OVERRUN: Final = (
-    "The kernel is busy and has been sent more than can be kept for it. This was not handed on, and what else is sent "
-    "before the kernel has come to it is not either. Interrupt or restart the kernel, or wait for it."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """What a client's entry worker knows when it takes a seat (again).
-
-    `after`: the msg_id of the last message that the client got; `number`: what the kernel's recorder numbered it with.
-    `pending`: (channel, header) of requests that were handed on and not answered. `since`: when the owner before was
-    last heard, ISO 8601. All empty for a new client.
-    """
-
-    client: str
-    after: str | None = None
-    number: Number | None = None
-    pending: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    since: str | None = None
 
 
 class AttachedKernel:

@@ -81,6 +81,10 @@ class Backlog:
                 size += len(entry.frame)
         return Batch(frames, cursor, missed)
 
+    def runs_away_from(self, cursor: int) -> bool:
+        """Whether what a client at `cursor` has to read will fall out soon, if it reads no faster."""
+        return self._bytes > self._limit_bytes / 2 and cursor < (self._first + self.last) / 2
+
     def find(self, msg_id: str) -> int | None:
         """Return the number of the message `msg_id`, or None when it is not (or no longer) here."""
         wanted = msg_id.encode()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kernels import framing
 from kernels.backlog import Backlog
+from kernels.coalesce import coalesced
 
 if TYPE_CHECKING:
     from kernels.attached import AttachedKernel
@@ -38,7 +39,6 @@ class Seat:
         self.client = client
         self.cursor = cursor
         self.number = number
-        self.recorded = number is not None
         self.refused: set[str] = set()  # requests that must not be handed on if they are sent again
         self._missed = missed
         self.occupied = True
@@ -54,13 +54,15 @@ class Seat:
         Raises KernelMoved or KernelGone once everything that this owner has for the client was read.
         """
         while True:
+            is_slow = self._backlog.runs_away_from(self.cursor)
             batch = self._backlog.read(self.cursor, self.client, BATCH_BYTES)
             self.cursor = batch.cursor
+            frames = coalesced(batch.frames) if is_slow else batch.frames
             missed, self._missed = batch.missed + self._missed, 0
             if missed:
-                return [_gap(missed), *batch.frames]
-            if batch.frames:
-                return batch.frames
+                return [_gap(missed), *frames]
+            if frames:
+                return frames
             if self._closed:
                 raise self._closed
             self._waiter = asyncio.get_running_loop().create_future()

@@ -11,6 +11,10 @@ from typing import Final
 
 MAX_MESSAGES: Final = 2_000  # a notebook that is run at once has some hundred cells
 MAX_BYTES: Final = 32 * 2**20  # one message more may be on top: as large as the setting allows
+OVERRUN: Final = (
+    "The kernel is busy and has been sent more than can be kept for it. This was not handed on, and what else is sent "
+    "before the kernel has come to it is not either. Interrupt or restart the kernel, or wait for it."
+)
 
 
 class Unsettled:

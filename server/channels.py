@@ -18,8 +18,8 @@ from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 from aiohttp.http import WebSocketError
 
 from kernels import framing
-from kernels.attached import Resume
 from kernels.errors import KernelGone, KernelMoved, MalformedFrame, UnknownKernel
+from kernels.resume import Resume
 from kernels.wires import PROBE_PREFIX
 from server import app_keys
 from server.api_errors import ApiError, api_error, request_id

@@ -20,9 +20,9 @@ import aiohttp
 import orjson
 from aiohttp import WSMsgType, web
 
-from kernels.attached import Resume
 from kernels.errors import KernelGone, KernelMoved, MalformedFrame
 from kernels.framing import Message, Number, pack
+from kernels.resume import Resume
 from kernels.seat import Seat
 from sharding.errors import PeerLost
 

@@ -1,0 +1,24 @@
+"""Where a client goes on, as its entry worker tells the kernel's owner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kernels.framing import Number
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """What a client's entry worker knows when it takes a seat (again).
+
+    `after`: the msg_id of the last message that the client got; `number`: what the kernel's recorder numbered it with.
+    `pending`: (channel, header) of requests that were handed on and not answered. `since`: when the owner before was
+    last heard, ISO 8601. All empty for a new client.
+    """
+
+    client: str
+    after: str | None = None
+    number: Number | None = None
+    pending: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    since: str | None = None
