@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 import zmq
@@ -30,6 +30,7 @@ from kernels.errors import (
     NurseryUnavailable,
     UnknownKernel,
 )
+from kernels.house_rules import HouseOptions, Rule
 from kernels.kernel_manager import NurseryKernelManager
 from kernels.nursery_client import ClaimLost, ClaimWanted, Event, KernelExited, NurseryBack, NurseryClient
 from kernels.records import KernelRecord, checked_kernel_id, checked_notes
@@ -39,25 +40,6 @@ log = structlog.get_logger(__name__)
 
 FRESH_WAIT_S: Final = 5.0  # how long a request waits for kernels to be adopted before it is told to come back
 RETRY_S: Final = 0.5
-
-
-class Rule(Protocol):
-    """Who owns whom, as the house is told."""
-
-    def owns(self, user: str) -> bool:
-        """Whether this worker owns the user's kernels now."""
-
-    def claim(self) -> tuple[int, str]:
-        """The epoch and boot id under which this worker claims a kernel."""
-
-
-@dataclass(frozen=True, slots=True)
-class HouseOptions:
-    """Bounds. `backlog_bytes` per kernel, `start_timeout_s` from spawn to the first answer."""
-
-    kernels_dir: Path
-    backlog_bytes: int
-    start_timeout_s: float
 
 
 @dataclass(slots=True)
@@ -141,6 +123,7 @@ class House:
             nursery=self._nursery,
             zmq_context=self._context,
         )
+        manager.recorder_mib = self._options.recorder_mib
         self._in_hand.add(kernel_id)
         try:
             await manager.start_kernel(cwd=str(cwd), env=env)
@@ -318,6 +301,7 @@ class House:
         except (KernelsError, NoSuchKernel) as error:
             log.warning("kernel_not_adopted", kernel=record.kernel_id, user=record.user, why=str(error))
             return
+        manager.recorder_mib = self._options.recorder_mib  # for its restarts
         kernel = self._kernel(record.kernel_id, record.user)
         if record.exit is None:
             kernel.life.adopted(time.monotonic())

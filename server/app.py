@@ -20,7 +20,8 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from kernels.errors import ClaimRefused, KernelMoved, NurseryUnavailable
-from kernels.house import House, HouseOptions
+from kernels.house import House
+from kernels.house_rules import HouseOptions
 from kernels.nursery_client import NurseryClient
 from server import about_api, app_keys, home, kernels_api, kernelspecs, sessions_api, status
 from server.api_errors import json_errors
@@ -112,7 +113,9 @@ def build_app(settings: Settings, host: Host) -> web.Application:
     )
     context: zmq.Context[Any] = zmq.Context()
     context.set(zmq.MAX_SOCKETS, ZMQ_SOCKETS)
-    options = HouseOptions(host.kernels_dir, settings.backlog_mib * 2**20, settings.kernel_start_s)
+    options = HouseOptions(
+        host.kernels_dir, settings.backlog_mib * 2**20, settings.kernel_start_s, settings.recorder_mib
+    )
     house = House(nursery, context, ownership, options)
     app[app_keys.MEMBERSHIP], app[app_keys.OWNERSHIP], app[app_keys.PEERS] = membership, ownership, peers
     app[app_keys.NURSERY], app[app_keys.HOUSE] = nursery, house

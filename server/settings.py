@@ -134,6 +134,12 @@ class Settings:
     backlog_mib: int = _setting(
         "KERNELRING_BACKLOG_MIB", "8", parsers.whole(1, 1_024), "MiB of output kept for each kernel"
     )
+    recorder_mib: float = _setting(
+        "KERNELRING_RECORDER_MIB",
+        "4",
+        parsers.number(0.1, 256),
+        "MiB of its output that a Python kernel keeps in case the worker that serves it ends",
+    )
     max_message_mib: int = _setting(
         "KERNELRING_MAX_MESSAGE_MIB", "64", parsers.whole(1, 1_024), "MiB of the largest WebSocket message"
     )

@@ -1,0 +1,30 @@
+"""What a house is told: who owns whom, and the bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class Rule(Protocol):
+    """Who owns whom, as the house is told."""
+
+    def owns(self, user: str) -> bool:
+        """Whether this worker owns the user's kernels now."""
+
+    def claim(self) -> tuple[int, str]:
+        """The epoch and boot id under which this worker claims a kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class HouseOptions:
+    """Bounds. `backlog_bytes` per kernel here, `recorder_mib` in each Python kernel itself.
+
+    `start_timeout_s`: from spawn to the first answer.
+    """
+
+    kernels_dir: Path
+    backlog_bytes: int
+    start_timeout_s: float
+    recorder_mib: float
