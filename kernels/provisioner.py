@@ -112,7 +112,10 @@ class NurseryProvisioner(KernelProvisionerBase):
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Has the nursery start the next incarnation. Raises SpawnRefused, NurseryUnavailable."""
         first = self.record is None
-        order = self._order(self._with_recorder(cmd), kwargs["env"], Path(kwargs["cwd"]))
+        manager, incarnation = self.manager, self.record.incarnation + 1 if self.record else 1
+        ours = (f"--RingApp.incarnation={incarnation}", f"--RingApp.recorder_mib={manager.recorder_mib:g}")
+        command = with_recorder(cmd, manager.connection_file, ours)
+        order = self._order(command, kwargs["env"], Path(kwargs["cwd"]))
         try:
             record = await self.manager.nursery.spawn(order)
         except SpawnRefused as error:
@@ -151,15 +154,6 @@ class NurseryProvisioner(KernelProvisionerBase):
         self._unwatch()
         self._unwatch = _nothing
 
-    def _with_recorder(self, command: list[str]) -> list[str]:
-        """The command of a kernelspec that runs ipykernel with our own interpreter, with the recorder in it."""
-        plain = [sys.executable, "-m", "ipykernel_launcher", "-f", self.manager.connection_file]
-        if command[:5] != plain:
-            return command
-        incarnation = self.record.incarnation + 1 if self.record else 1
-        ours = [f"--RingApp.incarnation={incarnation}", f"--RingApp.recorder_mib={self.manager.recorder_mib:g}"]
-        return [sys.executable, INSIDE, "-f", self.manager.connection_file, *ours, *command[5:]]
-
     def _order(self, command: list[str], env: dict[str, str], cwd: Path) -> SpawnOrder:
         # With JPY_PARENT_PID, ipykernel would end itself when that process does.
         kept = {name: value for name, value in env.items() if name != "JPY_PARENT_PID"}
@@ -172,8 +166,8 @@ class NurseryProvisioner(KernelProvisionerBase):
             argv=tuple(str(Path(part).expanduser()) if part.startswith("~") else part for part in command),
             env=kept,
             cwd=cwd,
-            recorder=command[1:2] == [INSIDE],
-            forkable=command[1:2] == [INSIDE] and len(command) == 6,
+            recorder=INSIDE in command,
+            forkable=is_forkable(command),
         )
 
     def _attach(self, record: KernelRecord) -> None:
@@ -204,6 +198,30 @@ class NurseryProvisioner(KernelProvisionerBase):
             await self.manager.nursery.end(self.kernel_id, f"could not be started: {why}")
         except KernelsError as error:  # the nursery sweeps the directory later
             log.warning("kernel_directory_left", kernel=self.kernel_id, error=str(error))
+
+
+def with_recorder(command: list[str], connection_file: str, ours: tuple[str, ...]) -> list[str]:
+    """A kernelspec's command; one that runs ipykernel with our own interpreter gets the recorder into it."""
+    at = 1
+    while at < len(command) and command[at].startswith("-X"):
+        at += 1
+    run = ["-m", "ipykernel_launcher", "-f", connection_file]
+    if command[0] != sys.executable or command[at : at + len(run)] != run:
+        return command
+    return [*command[:at], INSIDE, "-f", connection_file, *ours, *command[at + len(run) :]]
+
+
+def is_forkable(command: list[str]) -> bool:
+    """Whether a zygote's child can do what the command does: it knows no other options and arguments.
+
+    `-Xfrozen_modules=off`, which `ipython kernel install` puts into its kernelspecs, only lets the debugger step into
+    the standard library.
+    """
+    if INSIDE not in command:
+        return False
+    at = command.index(INSIDE)
+    own = ("--RingApp.incarnation=", "--RingApp.recorder_mib=")
+    return set(command[1:at]) <= {"-Xfrozen_modules=off"} and all(part.startswith(own) for part in command[at + 3 :])
 
 
 def _make_directory(directory: Path) -> None:

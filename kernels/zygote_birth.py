@@ -56,7 +56,7 @@ def await_orders(wire: socket.socket) -> None:
     with suppress(WireEnded):  # the nursery has given this kernel up, or has died: then its record names us: we go on
         zygote_wire.send(wire, _DONE)
     wire.close()
-    zygote_kernel.be_kernel(order["argv"][2:], lambda: _threads_for_blas(order["env"]))
+    zygote_kernel.be_kernel(sys.argv[1:], lambda: _threads_for_blas(order["env"]))
 
 
 def _be_one_of_its_own() -> None:
@@ -94,7 +94,7 @@ def _take_on(argv: list[str], env: dict[str, str]) -> None:
     if not any(env.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG")):
         os.environ["LC_CTYPE"] = "C.UTF-8"  # as Python does when it starts (PEP 538)
     sys.orig_argv[:] = argv
-    sys.argv[:] = argv[1:]
+    sys.argv[:] = argv[argv.index("-f") - 1 :]  # from the script on
     sys.dont_write_bytecode = bool(env.get("PYTHONDONTWRITEBYTECODE"))
     sys.path[:] = _search_path(env)
     for part in [part for part, finder in sys.path_importer_cache.items() if finder is None]:

@@ -248,8 +248,3 @@ def be_kernel(arguments: Sequence[str], after_start: Callable[[], None] | None =
     if after_start:
         IOLoop.current().call_later(AFTER_S, after_start)
     app.start()  # type: ignore[no-untyped-call]
-
-
-def understands(arguments: Sequence[str]) -> bool:
-    """Whether `be_kernel` can do with these arguments what the command does."""
-    return arguments[:1] == ("-f",) and all(part.partition("=")[0] in _ARGUMENTS for part in arguments[2:])
