@@ -87,8 +87,8 @@ class Recorded:
 
     recorded = True
 
-    def __init__(self, epoch: int, boot: str) -> None:
-        self._epoch, self._boot = epoch, boot
+    def __init__(self, epoch: int, boot: str, claim: Callable[[], Awaitable[None]]) -> None:
+        self._epoch, self._boot, self._claim = epoch, boot, claim
         self.first: Number = NOTHING
         self.last: Number = NOTHING
         self.acks: dict[str, Number] = {}
@@ -105,6 +105,9 @@ class Recorded:
         """
         wires.hold()
         await wires.subscribe_for_sure()
+        if running:
+            # Not for the kernel's sake: an owner before that goes on writing is not heard, and would not know.
+            await self._claim()
         may_connect()
         await wires.connect(f"kernelring:{self._epoch}:{self._boot}".encode())
         asked = {"epoch": self._epoch, "boot": self._boot, "since": None}

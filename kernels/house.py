@@ -343,7 +343,7 @@ class House:
 
         try:
             record = await self._nursery.get(kernel_id)
-            way = Recorded(epoch, boot) if record.recorder else Unrecorded(claim)
+            way = Recorded(epoch, boot, claim) if record.recorder else Unrecorded(claim)
             if record.exit:
                 self._tell_exit(tenant, record)
             elif running and is_bound(info):

@@ -1,8 +1,8 @@
 """What a client has sent and the kernel may not have taken, as the client's entry worker remembers it.
 
 Owns what a next owner must be told or sent. For a kernel with a recorder that is every whole message until there is a
-sign that the kernel has it: all of them are sent again, in order, and the kernel takes each once. For others it is the
-headers of requests without a reply, which are never sent twice. Pure: no sockets.
+sign that the kernel has it: all of them are sent again, in order, and the kernel takes each once. For others it is
+requests without a reply, which are never sent twice. Pure: no sockets.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any, Final
 from kernels import framing
 from kernels.framing import Message
 from kernels.unsettled import MAX_MESSAGES
-from server.links import Outgoing
+from server.links import Outgoing, size_of
 
 MAX_UNREAD: Final = 2 * MAX_MESSAGES  # requests without a reply; the kernel's own bound answers half of that
+MAX_BYTES: Final = 64 * 2**20  # of all messages; twice what the kernel's own bound lets through
 MAX_ANSWERED: Final = 1024
 
 
@@ -25,21 +26,24 @@ class Outbox:
     def __init__(self) -> None:
         self.recorded = False
         self._waiting: dict[str, Outgoing] = {}
+        self._bytes = 0
         self._answered: deque[str] = deque(maxlen=MAX_ANSWERED)
 
     def add(self, message: Message, header: dict[str, Any]) -> None:
         """A message is about to be handed on: the reply may come at once."""
-        if not self.recorded:
-            if not _is_request(message, header):
-                return
-            message = Message(message.channel, [])
-        self._waiting[header["msg_id"]] = (message, header)
-        if len(self._waiting) > MAX_UNREAD:  # it floods and reads nothing, and is the first that we forget about
-            del self._waiting[next(iter(self._waiting))]
+        if not self.recorded and not _is_request(message, header):
+            return
+        if header["msg_id"] not in self._waiting:  # else it is sent again
+            self._waiting[header["msg_id"]] = (message, header)
+            self._bytes += size_of(message)
+        # It floods and reads nothing, and is the first that we forget about.
+        while len(self._waiting) > MAX_UNREAD or (self._bytes > MAX_BYTES and len(self._waiting) > 1):
+            self.take_back(next(iter(self._waiting)))
 
     def take_back(self, msg_id: str) -> None:
         """It was not handed on after all."""
-        self._waiting.pop(msg_id, None)
+        if found := self._waiting.pop(msg_id, None):
+            self._bytes -= size_of(found[0])
 
     @property
     def pending(self) -> list[tuple[str, dict[str, Any]]]:
@@ -66,7 +70,7 @@ class Outbox:
         return True
 
     def _heard_reply(self, msg_id: str) -> bool:
-        self._waiting.pop(msg_id, None)
+        self.take_back(msg_id)
         self._forget_typed()
         return not self.recorded or self._is_first(msg_id)
 
@@ -78,12 +82,12 @@ class Outbox:
 
     def _forget_typed(self) -> None:
         for msg_id in [msg_id for msg_id, (message, _) in self._waiting.items() if message.channel == "stdin"]:
-            del self._waiting[msg_id]
+            self.take_back(msg_id)
 
     def _forget_quiet(self, msg_id: str) -> None:
         """The kernel is done with a message; if it gets no reply (comm_msg), that is all there is to hear of it."""
         if (found := self._waiting.get(msg_id)) and not _is_request(*found):
-            del self._waiting[msg_id]
+            self.take_back(msg_id)
 
 
 def _is_request(message: Message, header: dict[str, Any]) -> bool:
