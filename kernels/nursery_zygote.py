@@ -85,6 +85,10 @@ class Nest:
         self._cold_said = False
         self._facts: dict[str, Any] = {}
 
+    @property
+    def _wanted(self) -> int:
+        return min(self._warmth.spares, MOST_SPARES)
+
     def status(self) -> dict[str, Any]:
         """For people: the zygote's pid (0: none), whether it forks, the spares' pids, what it has imported."""
         spares = [spare.pid for spare in self._spares]
@@ -168,7 +172,7 @@ class Nest:
         """A spare that is there and answers, forked now if none waits."""
         for _ in range(len(self._spares) + 1):
             if not self._spares:
-                self._fork()
+                self._fork(max(1, self._wanted))
             spare = self._spares.pop(0)
             try:
                 spare.ready()
@@ -178,19 +182,23 @@ class Nest:
                 return spare
         raise NoSpare("the zygote's children end at once")
 
-    def _fork(self) -> None:
+    def _fork(self, count: int) -> None:
+        """Has the zygote fork some spares: together, because each time costs as much as one of them."""
         if self._wire is None or not self._ready:
             raise NoSpare("the zygote is not ready")
-        here, there = socket.socketpair()
-        here.settimeout(ANSWER_S)
+        pairs = [socket.socketpair() for _ in range(count)]
         try:
-            zygote_wire.send(self._wire, {"op": "fork"}, there.fileno())
+            zygote_wire.send(self._wire, {"op": "fork"}, *(there.fileno() for _, there in pairs))
         except WireEnded as error:
-            here.close()
+            for here, _ in pairs:
+                here.close()
             raise NoSpare(f"the zygote does not answer: {error}") from error
         finally:
-            there.close()
-        self._spares.append(Spare(here))
+            for _, there in pairs:
+                there.close()
+        for here, _ in pairs:
+            here.settimeout(ANSWER_S)
+            self._spares.append(Spare(here))
 
     def _refill_soon(self) -> None:
         if self._refill is not None:
@@ -198,9 +206,10 @@ class Nest:
         self._refill = asyncio.get_running_loop().call_later(REFILL_S, self._fill)
 
     def _fill(self) -> None:
-        with contextlib.suppress(NoSpare):
-            while len(self._spares) < min(self._warmth.spares, MOST_SPARES):
-                self._fork()
+        missing = self._wanted - len(self._spares)
+        if missing > 0:
+            with contextlib.suppress(NoSpare):
+                self._fork(missing)
 
     def _hear(self) -> None:
         """The zygote is ready, or it has ended."""

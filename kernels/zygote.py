@@ -21,6 +21,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from kernels import zygote_birth, zygote_preload, zygote_wire
 from kernels.zygote_wire import WireEnded
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         zygote_wire.send(wire, {"event": "ready", "took_s": round(time.monotonic() - began, 2), **told})
         while True:
             _, fds = zygote_wire.receive(wire)
-            fork_spare(wire, fds)
+            fork_spares(wire, fds)
     except WireEnded:
         return 0
 
@@ -64,20 +65,30 @@ def threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
 
-def fork_spare(wire: socket.socket, fds: list[int]) -> None:
-    """Forks a child that waits for its orders on the descriptor sent along."""
+def fork_spares(wire: socket.socket, fds: list[int]) -> None:
+    """Forks for each descriptor a child that waits for its orders on it. One process in the middle does for all."""
     if threads() != 1:
         # What another thread held at the fork (a lock, half of malloc) would be broken in every child.
         sys.exit("the zygote has more than one thread and forks no more")
     middle = os.fork()
     if middle == 0:
         wire.close()
-        if os.fork() == 0:
-            zygote_birth.await_orders(socket.socket(fileno=fds[0]))
+        for fd in fds:
+            if os.fork() == 0:
+                _be_spare(fd, fds)
         os._exit(0)
     for fd in fds:
         os.close(fd)
     os.waitpid(middle, 0)
+
+
+def _be_spare(fd: int, fds: list[int]) -> NoReturn:
+    """A kernel to its end; then the interpreter ends in good order, as an exec'd one does."""
+    for other in fds:
+        if other != fd:
+            os.close(other)  # else that spare would never see its wire end
+    zygote_birth.await_orders(socket.socket(fileno=fd))
+    raise SystemExit(0)
 
 
 def _die_with_the_nursery() -> None:

@@ -13,7 +13,7 @@ import struct
 from typing import Any
 
 _LENGTH = struct.Struct("!I")
-FDS = 1
+FDS = 4
 """The most descriptors that one message carries."""
 
 
