@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 OVERTAKEN: Final = 4
 MAX_UNCLAIMED: Final = 2048
-ACK_EVERY_S: Final = 1.0
+ACK_EVERY_S: Final = 0.25
 NOTHING: Final[Number] = (0, 0)
 # The recorder does not note where a request came from. All others come on shell.
 CONTROL_REPLIES: Final = frozenset({

@@ -38,7 +38,7 @@ CLOSE_S: Final = (
     2.0  # a client that does not answer our close is not waited for any longer: a stopping worker has others
 )
 MAX_CLIENT_ID: Final = 128
-ASK_EVERY_S: Final = 1.0
+ASK_EVERY_S: Final = 0.1
 MAX_SEQ: Final = 24
 MAX_UNTAKEN_BYTES: Final = 16 * 2**20  # what the owner has not taken; until it has, nothing more is read
 MAX_HEADER_BYTES: Final = 16 * 1024  # headers of requests are kept until the reply; a client's has 300

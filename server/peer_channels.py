@@ -32,6 +32,7 @@ from server.request_keys import USER
 log = structlog.get_logger(__name__)
 
 SAY_BYTES = 256 * 1024
+READ_ON_S = 2.0
 MAX_FRAME_BYTES = 2**31 - 1  # what comes from a peer was bounded there
 
 
@@ -69,6 +70,9 @@ class _Place:
         inward = asyncio.create_task(self._from_peer(seat), name="from_peer")
         outward = asyncio.create_task(self._to_peer(seat), name="to_peer")
         await asyncio.wait((inward, outward), return_when=asyncio.FIRST_COMPLETED)
+        if outward.done() and isinstance(outward.exception(), ConnectionError):
+            # The peer has closed, which `_to_peer` saw first; what its client had sent before lies here unread.
+            await asyncio.wait((inward,), timeout=READ_ON_S)
         for task in (inward, outward):
             task.cancel()
         seat.leave()
