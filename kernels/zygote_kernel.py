@@ -13,10 +13,13 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
+import zmq
+from ipykernel.kernelbase import _async_in_context  # type: ignore[attr-defined]
 from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core.history import HistoryManager
 from IPython.core.profiledir import ProfileDir
@@ -110,6 +113,12 @@ class NoThread:
         return False
 
 
+class Arrived(list[Any]):
+    """A message as it came from the shell socket, with its place in the order of arrival."""
+
+    number = 0
+
+
 class WarmKernel(RingKernel):
     """Made in the zygote together with its shell, and settled in the child. Without subshells."""
 
@@ -136,6 +145,36 @@ class WarmKernel(RingKernel):
     @property
     def _supports_kernel_subshells(self) -> bool:
         return bool(self.shell_channel_thread)
+
+    # An error aborts the cells that wait behind it, and no other. Without its thread ipykernel aborts what it comes to
+    # within some turns of the loop instead: of cells sent after the error every fifth, of those before it not all.
+
+    _arrived = _now = _abort_until = 0
+    _aborting = property(lambda self: self._now <= self._abort_until, lambda self, value: None)
+
+    def start(self) -> None:
+        """As ipykernel's, with messages numbered."""
+        super().start()
+        taken = _async_in_context(partial(self.shell_main, None))
+
+        def arrive(message: list[Any]) -> Awaitable[Any]:
+            self._arrived += 1
+            arrived = Arrived(message)
+            arrived.number = self._arrived
+            return taken(arrived)
+
+        assert self.shell_stream
+        self.shell_stream.on_recv(arrive, copy=False)
+
+    async def dispatch_shell(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """As ipykernel's, which looks at `_aborting` before it awaits anything."""
+        self._now = msg.number
+        await super().dispatch_shell(msg, *args, **kwargs)
+
+    def _abort_queues(self, subshell_id: str | None = None) -> None:
+        assert self.shell_stream
+        self.shell_stream.flush(zmq.POLLIN)
+        self._abort_until = self._arrived
 
     def _settle(self, given: dict[str, Any]) -> None:
         """What the constructors do with what they are given, and with what differs between kernels."""

@@ -197,6 +197,21 @@ def test_await_at_top_level_and_an_error_stops_what_waits(cell: Cell) -> None:
     assert cell("print((await asyncio.gather(asyncio.sleep(0, 2), asyncio.sleep(0, 3))))") == "[2, 3]"
 
 
+def test_an_error_aborts_the_cells_that_wait_behind_it_and_no_other(cell: Cell) -> None:
+    client = cell.client
+    for _ in range(60):
+        client.execute("1/0", reply=True, timeout=WITHIN_S)
+        while client.get_iopub_msg(timeout=WITHIN_S)["msg_type"] != "error":
+            pass
+        while client.get_iopub_msg(timeout=WITHIN_S)["content"].get("execution_state") != "idle":
+            pass
+        assert client.execute("x = 1", reply=True, timeout=WITHIN_S)["content"]["status"] == "ok"
+    sent = [client.execute(code) for code in ("import time; time.sleep(0.5); 1/0", "y = 1", "y = 2", "y = 3")]
+    replies = [client.get_shell_msg(timeout=WITHIN_S) for _ in sent]
+    assert [each["parent_header"]["msg_id"] for each in replies] == sent
+    assert [each["content"]["status"] for each in replies] == ["error", "aborted", "aborted", "aborted"]
+
+
 def test_history_of_the_session(cell: Cell) -> None:
     cell("a = 1")
     cell("a + 1")
