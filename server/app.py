@@ -26,7 +26,7 @@ from kernels.nursery_client import NurseryClient
 from server import about_api, app_keys, home, kernels_api, kernelspecs, sessions_api, status
 from server.api_errors import json_errors
 from server.arbiter import ARBITER
-from server.channels import channels, close_sockets
+from server.channels import channels, close_sockets, keep_reading
 from server.host import Host
 from server.identity import setup_identity
 from server.login_session import derive_session_key
@@ -181,6 +181,7 @@ async def drain(app: web.Application, *, generation: int) -> None:
     users to others, and then once more. Ends within `SUPERSEDED_S + HAND_OVER_S`, below gunicorn's graceful timeout:
     a stream still open then would be cut with SIGKILL, and nothing after it would run.
     """
+    keep_reading(app)
     app[app_keys.STATUS].draining = True
     membership, house = app[app_keys.MEMBERSHIP], app[app_keys.HOUSE]
     if ARBITER.generation > generation:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -16,6 +17,7 @@ import orjson
 import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 from aiohttp.http import WebSocketError
+from aiohttp.web_protocol import RequestHandler
 
 from kernels import framing
 from kernels.errors import KernelGone, KernelMoved, MalformedFrame, UnknownKernel
@@ -38,6 +40,7 @@ CLOSE_S: Final = (
     2.0  # a client that does not answer our close is not waited for any longer: a stopping worker has others
 )
 MAX_CLIENT_ID: Final = 128
+HANDED_ON_S: Final = 1.5
 ASK_EVERY_S: Final = 0.1
 MAX_SEQ: Final = 24
 MAX_UNTAKEN_BYTES: Final = 16 * 2**20  # what the owner has not taken; until it has, nothing more is read
@@ -67,6 +70,9 @@ async def channels(request: web.Request) -> web.WebSocketResponse:
 class _Socket(web.WebSocketResponse):
     """aiohttp closes by itself when it cannot read a frame, and says no word."""
 
+    handed_on: Callable[[], Awaitable[None]]
+    protocol: RequestHandler | None = None
+
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         return await super().close(code=code, message=message or WHY.get(code, b""), drain=drain)
 
@@ -86,6 +92,7 @@ class Conversation:
             compress=False,
             autoping=False,  # a pong says how far the client has come
         )
+        self._socket.handed_on, self._socket.protocol = self._handed_on, request.protocol
         self._link: Link | None = None
         self._linked = asyncio.Event()
         # Held while a message is handed on and while the link is replaced. Without it: a message is on its way to the
@@ -93,6 +100,7 @@ class Conversation:
         # the new one, which has declared it lost.
         self._switch = asyncio.Lock()
         self._progress = asyncio.Event()  # set whenever something has come over the link, or the link is a new one
+        self._in_hand = False  # whether a message of the client's is being handed on
         self._again: list[Outgoing] = []
         self._outbox = Outbox()
         self._last: bytes | None = None
@@ -210,7 +218,10 @@ class Conversation:
                 self._log_refusal(error)
                 await self._dismiss(WSCloseCode.INVALID_TEXT, f"Malformed message: {error}")
                 return
+            self._in_hand = True
             await self._hand_on(message, header)
+            self._in_hand = False
+            self._progress.set()
             while self._link and self._link.untaken_bytes > MAX_UNTAKEN_BYTES:
                 self._progress.clear()
                 await self._progress.wait()
@@ -264,6 +275,12 @@ class Conversation:
                 except (KernelMoved, PeerLost):
                     self._linked.clear()
             await self._linked.wait()
+
+    async def _handed_on(self) -> None:
+        """Wait until an owner has taken all that the client has sent."""
+        while self._in_hand or not (self._linked.is_set() and self._link and self._link.untaken_bytes == 0):
+            self._progress.clear()
+            await self._progress.wait()
 
     async def _give(self, link: Link, message: framing.Message, header: dict[str, Any]) -> None:
         msg_id = header["msg_id"]
@@ -348,12 +365,31 @@ def _last_seq(text: str) -> framing.Number | None:
     return None
 
 
+def keep_reading(app: web.Application) -> None:
+    """Undo, at the first moment of a shutdown, what aiohttp does right before: it marks every connection as closing.
+
+    From then on it throws away what comes over it (`RequestHandler.data_received`, aiohttp 3.14), also over a WebSocket
+    that stays open until its kernel has moved: cells sent meanwhile would never run.
+    """
+    for socket in app[app_keys.SOCKETS]:
+        if isinstance(socket, _Socket) and socket.protocol is not None:
+            socket.protocol._close = False
+
+
 async def close_sockets(app: web.Application) -> None:
     """End every client's socket with a code on which Jupyter's clients come back (to another worker)."""
     await asyncio.gather(*[_send_away(socket) for socket in app[app_keys.SOCKETS]], return_exceptions=True)
 
 
 async def _send_away(socket: web.WebSocketResponse[bool]) -> None:
-    """Close one. A client that reads nothing would keep the close, and with it this worker, waiting for ever."""
+    """Close one. A client that reads nothing would keep the close, and with it this worker, waiting for ever.
+
+    What the client has sent goes to the kernel's next owner before: the owner before has yielded the kernel and takes
+    nothing, the next one is not attached yet, and if we closed now, a cell would never run.
+    """
+    if isinstance(socket, _Socket):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HANDED_ON_S):
+                await socket.handed_on()
     async with asyncio.timeout(2 * CLOSE_S):
         await socket.close(code=CLOSE_RESTARTING, message=b"This worker is being replaced")
