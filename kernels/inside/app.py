@@ -13,6 +13,8 @@ from kernels.inside.kernel import RingKernel
 from kernels.inside.recorder import Recorder
 from kernels.inside.session import NumberedSocket, RecordingSession
 
+SEND_MESSAGES = 20_000  # that may wait for an owner who does not read, as many as the recorder keeps
+
 
 class RingApp(IPKernelApp):
     """Configured as IPKernelApp is, from the same files and arguments."""
@@ -33,7 +35,10 @@ class RingApp(IPKernelApp):
 
     def init_iopub(self, context: Any) -> None:
         """As ipykernel's; nothing has been sent yet when it returns."""
+        # ipykernel leaves it at 1,000 messages, and what is more is dropped without a word (seen on a busy machine).
+        context.setsockopt(zmq.SNDHWM, SEND_MESSAGES)
         super().init_iopub(context)  # type: ignore[no-untyped-call]
+        del context.sockopts[zmq.SNDHWM]  # for the sockets made after it
         socket = self.iopub_thread.socket
         # Without it XPUB tells only of the first subscriber, and the next owner is not welcomed beside the one before.
         self.iopub_thread.schedule(lambda: socket.setsockopt(zmq.XPUB_VERBOSE, 1))
