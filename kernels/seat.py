@@ -56,6 +56,11 @@ class Seat:
         await self._kernel.attached()
         self._kernel.send(self.client, message, header)
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will come, but for what is left to read."""
+        return self._closed is not None
+
     def leave(self) -> None:
         """The client's connection has ended; its place is kept for a while."""
         self.occupied = False

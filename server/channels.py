@@ -24,6 +24,7 @@ from kernels.unsettled import MAX_MESSAGES
 from kernels.wires import PROBE_PREFIX
 from server import app_keys
 from server.api_errors import ApiError, api_error, request_id
+from server.arbiter import ARBITER
 from server.links import MAX_REASON, Link, LocalLink, Outgoing, PeerLink
 from server.owned import ENTRY_HEADER, OWNER_HEADER
 from server.ownership import unavailable
@@ -35,8 +36,9 @@ log = structlog.get_logger(__name__)
 
 PING_S: Final = 30.0  # as jupyter_server; an unanswered ping ends the connection
 CLOSE_S: Final = (
-    2.0  # a client that does not answer our close is not waited for any longer: a stopping worker has others
+    1.0  # a client that does not answer our close is not waited for any longer: a stopping worker has others
 )
+HEIR_S: Final = 4.0  # how long a stopping worker waits for the next owner of a client's kernel
 MAX_CLIENT_ID: Final = 128
 MAX_UNREAD: Final = 2 * MAX_MESSAGES  # requests without a reply; the kernel's own bound answers half of that
 MAX_UNTAKEN_BYTES: Final = 16 * 2**20  # what the owner has not taken; until it has, nothing more is read
@@ -48,6 +50,7 @@ WHY: Final[dict[int, bytes]] = {
     WSCloseCode.MESSAGE_TOO_BIG: b"The message is larger than KERNELRING_MAX_MESSAGE_MIB allows",
 }
 CLOSE_RESTARTING: Final = WSCloseCode.SERVICE_RESTART
+GOODBYE: Final = int(CLOSE_RESTARTING).to_bytes(2, "big") + b"This worker is being replaced"
 CLOSE_LATER: Final = WSCloseCode.TRY_AGAIN_LATER
 
 
@@ -90,6 +93,11 @@ class Conversation:
         # old owner, the link is renewed and tells the new owner of it, the old one refuses it, and it is sent again to
         # the new one, which has declared it lost.
         self._switch = asyncio.Lock()
+        self._passing = asyncio.Lock()
+        self._leaving = False
+        self._owner_generation = 0
+        self._ended = asyncio.Event()
+        self._outward: asyncio.Task[None] | None = None
         self._progress = asyncio.Event()  # set whenever something has come over the link, or the link is a new one
         self._again: list[Outgoing] = []
         self._pending: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -99,21 +107,54 @@ class Conversation:
     async def run(self) -> web.WebSocketResponse:
         """Serve until either side ends; return the socket, closed."""
         await self._socket.prepare(self._request)
-        open_sockets = self._request.app[app_keys.SOCKETS]
-        open_sockets.add(self._socket)
+        others = self._request.app[app_keys.CONVERSATIONS]
+        others.add(self)
         inward = asyncio.create_task(self._from_client(), name="from_client")
-        outward = asyncio.create_task(self._to_client(), name="to_client")
+        outward = self._outward = asyncio.create_task(self._to_client(), name="to_client")
         try:
             await asyncio.wait((inward, outward), return_when=asyncio.FIRST_COMPLETED)
+            if self._leaving:
+                await asyncio.wait((inward,), timeout=CLOSE_S)
         finally:
-            open_sockets.discard(self._socket)
+            others.discard(self)
             for task in (inward, outward):
                 task.cancel()
             outcomes = await asyncio.gather(inward, outward, return_exceptions=True)
+        self._ended.set()
         for problem in outcomes:
             if isinstance(problem, Exception) and not isinstance(problem, ConnectionError):
                 raise problem
         return self._socket
+
+    async def send_away(self, *, heirs: bool) -> None:
+        """Close with a code on which Jupyter's clients come back, and hear the client out.
+
+        What it has sent before it reads our close is still handed on. A client that answers nothing is waited for
+        `CLOSE_S`, or it would keep this worker for ever. `heirs`: there are other workers, so the kernel's next owner
+        is first told of the client's place, which it keeps until the client comes back through another entry worker.
+        """
+        with suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(HEIR_S + 2 * CLOSE_S):
+                if heirs:
+                    await self._linked_anew()
+                async with self._passing:  # between two batches: what was read from the owner is also passed on
+                    self._leaving = True
+                    await self._socket.send_frame(GOODBYE, WSMsgType.CLOSE)
+                    if self._outward:
+                        self._outward.cancel()
+                await self._ended.wait()
+
+    async def _linked_anew(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEIR_S):
+                while not self._linked.is_set() or self._link is None or self._link.ended or self._outdated:
+                    self._progress.clear()
+                    await self._progress.wait()
+
+    @property
+    def _outdated(self) -> bool:
+        """Whether the owner that we are linked to is about to be replaced, too: a reload replaces all."""
+        return self._owner_generation < ARBITER.generation
 
     async def close(self) -> None:
         """Give the seat up."""
@@ -176,6 +217,7 @@ class Conversation:
 
     def _name_workers(self, owner: Member | None) -> None:
         """Have the answer to the client's handshake say who serves it; it has gone out before any later owner."""
+        self._owner_generation = owner.generation if owner else 0
         me = self._request.app[app_keys.MEMBERSHIP].me
         self._socket.headers[ENTRY_HEADER] = me.name if me else "none"
         self._socket.headers[OWNER_HEADER] = owner.name if owner else "none"
@@ -267,8 +309,9 @@ class Conversation:
                 if not await self._follow():
                     return
                 continue
-            for frame in frames:
-                await self._pass_on(frame)
+            async with self._passing:
+                for frame in frames:
+                    await self._pass_on(frame)
 
     async def _follow(self) -> bool:
         """Carry on with the next owner; False when there is none in time, and the client was told to come back."""
@@ -313,11 +356,7 @@ class Conversation:
 
 
 async def close_sockets(app: web.Application) -> None:
-    """End every client's socket with a code on which Jupyter's clients come back (to another worker)."""
-    await asyncio.gather(*[_send_away(socket) for socket in app[app_keys.SOCKETS]], return_exceptions=True)
-
-
-async def _send_away(socket: web.WebSocketResponse[bool]) -> None:
-    """Close one. A client that reads nothing would keep the close, and with it this worker, waiting for ever."""
-    async with asyncio.timeout(2 * CLOSE_S):
-        await socket.close(code=CLOSE_RESTARTING, message=b"This worker is being replaced")
+    """End every client's socket; its client comes back, to another worker."""
+    heirs = bool(app[app_keys.MEMBERSHIP].ring.members)
+    going = [each.send_away(heirs=heirs) for each in app[app_keys.CONVERSATIONS]]
+    await asyncio.gather(*going, return_exceptions=True)

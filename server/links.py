@@ -37,6 +37,10 @@ Outgoing = tuple[Message, dict[str, Any]]  # a checked message and its header, a
 class Link(Protocol):
     """A client's way to its kernel, wherever that is."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether the owner serves here no more; there may be frames left to read."""
+
     async def frames(self) -> list[bytes]:
         """The next frames, in order. Raises KernelMoved, KernelGone or PeerLost."""
 
@@ -62,6 +66,11 @@ class LocalLink:
         self.send = seat.send
         self.untaken_bytes = 0
         self._seat = seat
+
+    @property
+    def ended(self) -> bool:
+        """The kernel has gone, or moved."""
+        return self._seat.closed
 
     def leftover(self) -> list[Outgoing]:
         """None: what `send` did not raise for is with the kernel."""
@@ -96,6 +105,11 @@ class PeerLink:
         if answer.type is not WSMsgType.TEXT:
             raise link._ended(answer.extra or "")
         return link
+
+    @property
+    def ended(self) -> bool:
+        """The connection is closed."""
+        return self._socket.closed
 
     async def frames(self) -> list[bytes]:
         """The next batch from the peer. Raises KernelMoved, KernelGone or PeerLost."""

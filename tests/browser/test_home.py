@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from local.stack import Stack
-from server.tokens import mint_guest
+from server.tokens import mint_guest, mint_user
 from tests.cluster.conftest import running
 from tests.redis_server import RedisServer
 
@@ -102,6 +102,23 @@ def test_a_killed_owner_costs_no_variable_and_the_page_stays(stack: Stack, visit
     stack.wait_event("worker_registered", mark)
     run(visit, "print(x + 1)")
     expect(visit.locator("#runs")).to_contain_text("42", timeout=SOON_MS)
+    expect(visit.locator("#changes")).to_contain_text("your kernels", timeout=SOON_MS)
+
+
+def test_a_flood_of_output_is_cut_and_the_page_stays_usable(visit: Page) -> None:
+    start(visit)
+    run(visit, "print('gone\\rhere'); print('y' * 5_000_000)")
+    expect(visit.locator("#runs")).to_contain_text("earlier characters are not shown here", timeout=SOON_MS)
+    run(visit, "6 * 7")
+    expect(visit.locator("#runs .result")).to_have_text("42", timeout=SOON_MS)
+
+
+def test_a_name_with_markup_is_shown_as_text(stack: Stack, browser: Browser) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{stack.url}/?token={mint_user(stack.secret, '<b>$user</b>', lifetime_s=60)}")
+        expect(page.locator("#workers tbody tr")).to_have_count(4, timeout=SOON_MS)
+        expect(page.locator("#user")).to_have_text("<b>$user</b>")
 
 
 def test_two_guests_see_nothing_of_each_other(stack: Stack, browser: Browser, visit: Page) -> None:
@@ -122,3 +139,16 @@ def test_the_page_fits_400_pixels(visit: Page) -> None:
 def test_logging_out_ends_it(visit: Page) -> None:
     visit.get_by_role("button", name="Log out").click()
     expect(visit).to_have_url(re.compile("/login"), timeout=SOON_MS)
+
+
+def test_a_token_typed_into_the_login_page_logs_in_and_the_page_logs_out_again(stack: Stack, browser: Browser) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{stack.url}/")
+        page.get_by_label("Token").fill(stack.token("ada"))
+        page.get_by_role("button", name="Log in").click()
+        expect(page.locator("#user")).to_have_text("ada", timeout=SOON_MS)
+        page.goto(f"{stack.url}/login")
+        page.get_by_role("button", name="Log out").click()
+        page.goto(f"{stack.url}/")
+        expect(page).to_have_url(re.compile("/login"), timeout=SOON_MS)
