@@ -132,7 +132,7 @@ class NurseryClient:
         """Makes this worker the kernel's owner; the former one gets ClaimLost.
 
         `quiet`: not yet. The former owner gets ClaimWanted, and passes on what the kernel sends while this one
-        connects; a second claim, not quiet, ends that. Returns when the former owner has yielded (0.5 s at most).
+        connects; a second claim, not quiet, ends that. Returns when the former owner has yielded (2 s at most).
         Raises UnknownKernel, and ClaimRefused for an epoch below the highest seen or for that epoch from another boot.
         """
         return await self._record("claim", kernel_id=kernel_id, epoch=epoch, boot=boot, quiet=quiet)

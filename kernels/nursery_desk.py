@@ -20,14 +20,15 @@ from typing import Any
 import structlog
 
 from kernels import nursery_wire
-from kernels.errors import BadRequest, KernelsError, SpawnRefused
+from kernels.errors import BadRequest, ClaimRefused, KernelsError, SpawnRefused
 from kernels.nursery_state import Kernels
 from kernels.nursery_zygote import LOOK_S, Nest
 from kernels.records import KernelRecord, SpawnOrder, checked_kernel_id, checked_notes, number_of, text_of
 from kernels.warmth import Warmth
 
-YIELD_S = 0.5
-"""How long a new owner waits for the former one to write no more. One that lives needs milliseconds."""
+YIELD_S = 2.0
+"""How long a new owner waits for the former one to write no more. One that lives needs
+milliseconds; one that hangs is killed by the others when its lease has run out, and its end is seen here."""
 
 UNSENT_BYTES = 64 * 1024 * 1024
 """A worker that lets more than this pile up unread is disconnected. It comes back and lists anew."""
@@ -69,7 +70,8 @@ class Desk:
         self._kernels = Kernels(runtime / "k", self._kernel_exited, self._nest)
         self._visitors: set[Visitor] = set()
         self._holders: dict[str, tuple[str, Visitor]] = {}
-        self._yields: dict[str, asyncio.Event] = {}
+        self._claimants: dict[str, tuple[str, Visitor]] = {}  # who has claimed a kernel and is not its holder yet
+        self._yields: dict[tuple[str, Visitor], asyncio.Event] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self._grace: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
@@ -152,6 +154,9 @@ class Desk:
             log.info("nursery_visitor_lost", who=visitor.who, error=str(error))
         finally:
             self._visitors.discard(visitor)
+            for (_, other), yielded in self._yields.items():
+                if other is visitor:  # it has gone, and writes no more
+                    yielded.set()
             writer.close()
             self._count_workers()
 
@@ -230,25 +235,37 @@ class Desk:
     async def _claim(self, visitor: Visitor, request: Answer) -> Answer:
         kernel_id, epoch, boot = _kernel_id(request), number_of(request, "epoch"), text_of(request, "boot")
         record = self._kernels.claim(kernel_id, epoch, boot)
-        held = self._holders.get(kernel_id)
         if request.get("quiet") is True:
-            if held is not None and held[0] != boot:
-                await self._ask_to_yield(kernel_id, epoch, held[1])
+            before = (self._holders.get(kernel_id), self._claimants.get(kernel_id))
+            claimant = self._claimants[kernel_id] = (boot, visitor)
+            for other in {who for who in before if who and who[0] != boot}:
+                await self._ask_to_yield(kernel_id, epoch, other[1])
+            if self._claimants.get(kernel_id) != claimant:
+                raise ClaimRefused(f"kernel {kernel_id} was claimed by another worker meanwhile", record.claim_epoch)
         else:
+            held = self._holders.get(kernel_id)
             if held is not None and held[0] != boot:
                 held[1].tell({"event": "claim_lost", "kernel_id": kernel_id, "epoch": epoch})
             self._holders[kernel_id] = (boot, visitor)
+            self._claimants.pop(kernel_id, None)
         return {"record": record.to_json()}
 
-    async def _ask_to_yield(self, kernel_id: str, epoch: int, holder: Visitor) -> None:
-        """Returns once the former owner writes no more to the kernel, or is too slow (hung, or gone) to say so."""
-        yielded = self._yields[kernel_id] = asyncio.Event()
-        holder.tell({"event": "claim_wanted", "kernel_id": kernel_id, "epoch": epoch})
+    async def _ask_to_yield(self, kernel_id: str, epoch: int, other: Visitor) -> None:
+        """Returns once `other` neither writes to the kernel nor connects to it, or is too slow (hung) to say so.
+
+        Asked is the owner that serves, and also one that has claimed and not connected yet. Without the latter:
+            A: claims at epoch 1 ... B: claims at 2, connects ... A: connects, and has the identity that B believes in.
+        """
+        if other not in self._visitors:
+            return
+        yielded = self._yields[kernel_id, other] = asyncio.Event()
+        other.tell({"event": "claim_wanted", "kernel_id": kernel_id, "epoch": epoch})
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(yielded.wait(), 0 if holder.writer.is_closing() else YIELD_S)
+            await asyncio.wait_for(yielded.wait(), YIELD_S)
+        self._yields.pop((kernel_id, other), None)
 
     async def _yielded(self, visitor: Visitor, request: Answer) -> Answer:
-        if waiting := self._yields.pop(_kernel_id(request), None):
+        if waiting := self._yields.get((_kernel_id(request), visitor)):
             waiting.set()
         return {}
 
@@ -260,7 +277,7 @@ class Desk:
         kernel_id = _kernel_id(request)
         await self._kernels.end(kernel_id, text_of(request, "reason"))
         self._holders.pop(kernel_id, None)
-        self._yields.pop(kernel_id, None)
+        self._claimants.pop(kernel_id, None)
         log.info("kernel_ended", kernel=kernel_id, reason=request["reason"], who=visitor.who)
         return {}
 

@@ -83,6 +83,11 @@ class Seat:
             self.number = number
             self._kernel.acknowledge(self.client, number)
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will come, but for what is left to read."""
+        return self._closed is not None
+
     def leave(self) -> None:
         """The client's connection has ended; its place is kept for a while."""
         self.occupied = False

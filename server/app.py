@@ -1,17 +1,14 @@
 """The application of one worker: what it is made of, in the order in which it starts and stops.
 
 `create_app` is the factory that gunicorn calls in each worker. Reading top to bottom is starting; stopping is bottom to
-top, after `drain`, which runs first and in the order written there.
+top, after `server/draining.py`, which comes first.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -26,7 +23,8 @@ from kernels.nursery_client import NurseryClient
 from server import about_api, app_keys, home, kernels_api, kernelspecs, sessions_api, status
 from server.api_errors import json_errors
 from server.arbiter import ARBITER
-from server.channels import channels, close_sockets, keep_reading
+from server.channels import channels
+from server.draining import DrainingRunner
 from server.host import Host
 from server.identity import setup_identity
 from server.login_session import derive_session_key
@@ -45,8 +43,6 @@ from sharding.registry import Registry
 
 log = structlog.get_logger(__name__)
 
-SUPERSEDED_S: Final = 8.0  # how long a worker waits in a reload for the one that takes its place
-HAND_OVER_S: Final = 3.0  # how long a stopping worker waits for the others to take its kernels
 ZMQ_SOCKETS: Final = 16_384  # 4 for each kernel; libzmq's default of 1023 ends at about 200 kernels
 
 # What a user's owner answers, for clients and for peers alike.
@@ -81,14 +77,16 @@ ANYWHERE: Final[list[tuple[str, str, Handler]]] = [
 ]
 
 
-async def create_app() -> web.Application:
-    """Return the application of this worker, configured from the environment."""
+async def create_app() -> web.AppRunner:
+    """Return the application of this worker, configured from the environment, in a runner that stops it in order."""
     settings = Settings.from_environ(os.environ)
-    return build_app(settings, Host.open(settings.runtime_dir))
+    generation = ARBITER.generation
+    app = build_app(settings, Host.open(settings.runtime_dir), generation)
+    return DrainingRunner(app, generation=generation, graceful_s=settings.graceful_s)
 
 
-def build_app(settings: Settings, host: Host) -> web.Application:
-    """Put the application together. Nothing is connected before it starts."""
+def build_app(settings: Settings, host: Host, generation: int) -> web.Application:
+    """Put the application together. Nothing is connected before it starts. `generation`: of this worker."""
     # No timeout of its own: with one, redis-py drops a cancel now and then (before Python 3.12, cpython gh-86296), and
     # a stopping worker would wait for ever. Whoever calls bounds the call.
     redis = Redis.from_url(settings.redis_url, socket_timeout=None, socket_connect_timeout=None)
@@ -96,10 +94,9 @@ def build_app(settings: Settings, host: Host) -> web.Application:
     app[app_keys.SETTINGS] = settings
     app[app_keys.STATUS] = status.Status()
     app[app_keys.KERNELSPECS] = kernelspecs.Kernelspecs()
-    app[app_keys.SOCKETS] = set()
+    app[app_keys.CONVERSATIONS] = set()
 
     address = host.workers_dir / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
-    generation = ARBITER.generation
     candidate = Candidate(host.id, str(address), generation, ARBITER.n_slots, os.getpid())
     peers = Peers(host.secret, lambda member: membership.suspect(member))  # noqa: PLW0108 - it is made below
     membership = Membership(
@@ -170,37 +167,7 @@ def build_app(settings: Settings, host: Host) -> web.Application:
     app.cleanup_ctx.append(kernels_of_mine)
     app.cleanup_ctx.append(internal_socket)
     app.cleanup_ctx.append(place_in_the_ring)  # last: a member whose socket refuses counts as dead
-    app.on_shutdown.append(partial(drain, generation=generation))
     return app
-
-
-async def drain(app: web.Application, *, generation: int) -> None:
-    """Stop in this order, so that nobody notices: say so, leave the ring, hand the kernels over, send the clients away.
-
-    In a reload the ring is left by being replaced: a worker that went before its successor is there would move its
-    users to others, and then once more. Ends within `SUPERSEDED_S + HAND_OVER_S`, below gunicorn's graceful timeout:
-    a stream still open then would be cut with SIGKILL, and nothing after it would run.
-    """
-    keep_reading(app)
-    app[app_keys.STATUS].draining = True
-    membership, house = app[app_keys.MEMBERSHIP], app[app_keys.HOUSE]
-    if ARBITER.generation > generation:
-        await _superseded(membership)
-    await membership.leave()
-    await house.handed_over(HAND_OVER_S, lambda: bool(membership.ring.members))
-    house.drop_all("this worker stops")
-    await close_sockets(app)
-    log.info("worker_drained", kernels_left=house.holding)
-
-
-async def _superseded(membership: Membership) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(SUPERSEDED_S):
-            while (me := membership.me) is not None:
-                newer = sum(member.generation > me.generation for member in membership.ring.members)
-                if newer >= ARBITER.n_slots:  # all are there, and have taken other places than this one's
-                    return
-                await membership.wait_newer(membership.ring.epoch, SUPERSEDED_S)
 
 
 def _peer_app(app: web.Application, membership: Membership, secret: str) -> web.Application:

@@ -9,6 +9,7 @@ from aiohttp import web
 if TYPE_CHECKING:  # the parts themselves import this module
     from kernels.house import House
     from kernels.nursery_client import NurseryClient
+    from server.channels import Conversation
     from server.kernelspecs import Kernelspecs
     from server.ownership import Ownership
     from server.settings import Settings
@@ -24,4 +25,4 @@ NURSERY: web.AppKey[NurseryClient] = web.AppKey("nursery")
 HOUSE: web.AppKey[House] = web.AppKey("house")
 KERNELSPECS: web.AppKey[Kernelspecs] = web.AppKey("kernelspecs")
 STATUS: web.AppKey[Status] = web.AppKey("status")
-SOCKETS: web.AppKey[set[web.WebSocketResponse[bool]]] = web.AppKey("sockets")
+CONVERSATIONS: web.AppKey[set[Conversation]] = web.AppKey("conversations")

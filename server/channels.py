@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -17,7 +16,6 @@ import orjson
 import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 from aiohttp.http import WebSocketError
-from aiohttp.web_protocol import RequestHandler
 
 from kernels import framing
 from kernels.errors import KernelGone, KernelMoved, MalformedFrame, UnknownKernel
@@ -25,6 +23,7 @@ from kernels.resume import Resume
 from kernels.wires import PROBE_PREFIX
 from server import app_keys
 from server.api_errors import ApiError, api_error, request_id
+from server.arbiter import ARBITER
 from server.links import MAX_REASON, Link, LocalLink, Outgoing, PeerLink
 from server.outbox import Outbox
 from server.owned import ENTRY_HEADER, OWNER_HEADER
@@ -37,10 +36,10 @@ log = structlog.get_logger(__name__)
 
 PING_S: Final = 30.0  # as jupyter_server; an unanswered ping ends the connection
 CLOSE_S: Final = (
-    2.0  # a client that does not answer our close is not waited for any longer: a stopping worker has others
+    1.0  # a client that does not answer our close is not waited for any longer: a stopping worker has others
 )
+HEIR_S: Final = 4.0  # how long a stopping worker waits for the next owner of a client's kernel
 MAX_CLIENT_ID: Final = 128
-HANDED_ON_S: Final = 1.5
 ASK_EVERY_S: Final = 0.1
 MAX_SEQ: Final = 24
 MAX_UNTAKEN_BYTES: Final = 16 * 2**20  # what the owner has not taken; until it has, nothing more is read
@@ -52,6 +51,7 @@ WHY: Final[dict[int, bytes]] = {
     WSCloseCode.MESSAGE_TOO_BIG: b"The message is larger than KERNELRING_MAX_MESSAGE_MIB allows",
 }
 CLOSE_RESTARTING: Final = WSCloseCode.SERVICE_RESTART
+GOODBYE: Final = int(CLOSE_RESTARTING).to_bytes(2, "big") + b"This worker is being replaced"
 CLOSE_LATER: Final = WSCloseCode.TRY_AGAIN_LATER
 
 
@@ -69,9 +69,6 @@ async def channels(request: web.Request) -> web.WebSocketResponse:
 
 class _Socket(web.WebSocketResponse):
     """aiohttp closes by itself when it cannot read a frame, and says no word."""
-
-    handed_on: Callable[[], Awaitable[None]]
-    protocol: RequestHandler | None = None
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         return await super().close(code=code, message=message or WHY.get(code, b""), drain=drain)
@@ -92,15 +89,19 @@ class Conversation:
             compress=False,
             autoping=False,  # a pong says how far the client has come
         )
-        self._socket.handed_on, self._socket.protocol = self._handed_on, request.protocol
         self._link: Link | None = None
         self._linked = asyncio.Event()
         # Held while a message is handed on and while the link is replaced. Without it: a message is on its way to the
         # old owner, the link is renewed and tells the new owner of it, the old one refuses it, and it is sent again to
         # the new one, which has declared it lost.
         self._switch = asyncio.Lock()
+        self._passing = asyncio.Lock()
+        self._leaving = False
+        self._owner_generation = 0
+        self._ended = asyncio.Event()
+        self._outward: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._progress = asyncio.Event()  # set whenever something has come over the link, or the link is a new one
-        self._in_hand = False  # whether a message of the client's is being handed on
         self._again: list[Outgoing] = []
         self._outbox = Outbox()
         self._last: bytes | None = None
@@ -111,22 +112,56 @@ class Conversation:
     async def run(self) -> web.WebSocketResponse:
         """Serve until either side ends; return the socket, closed."""
         await self._socket.prepare(self._request)
-        open_sockets = self._request.app[app_keys.SOCKETS]
-        open_sockets.add(self._socket)
+        others = self._request.app[app_keys.CONVERSATIONS]
+        others.add(self)
         inward = asyncio.create_task(self._from_client(), name="from_client")
-        outward = asyncio.create_task(self._to_client(), name="to_client")
-        asking = asyncio.create_task(self._ask_how_far(), name="ask_how_far")
+        outward = self._outward = asyncio.create_task(self._to_client(), name="to_client")
+        asking = self._asking = asyncio.create_task(self._ask_how_far(), name="ask_how_far")
         try:
             await asyncio.wait((inward, outward), return_when=asyncio.FIRST_COMPLETED)
+            if self._leaving:
+                await asyncio.wait((inward,), timeout=CLOSE_S)
         finally:
-            open_sockets.discard(self._socket)
+            others.discard(self)
             for task in (inward, outward, asking):
                 task.cancel()
             outcomes = await asyncio.gather(inward, outward, asking, return_exceptions=True)
+        self._ended.set()
         for problem in outcomes:
             if isinstance(problem, Exception) and not isinstance(problem, ConnectionError):
                 raise problem
         return self._socket
+
+    async def send_away(self, *, heirs: bool) -> None:
+        """Close with a code on which Jupyter's clients come back, and hear the client out.
+
+        What it has sent before it reads our close is still handed on. A client that answers nothing is waited for
+        `CLOSE_S`, or it would keep this worker for ever. `heirs`: there are other workers, so the kernel's next owner
+        is first told of the client's place, which it keeps until the client comes back through another entry worker.
+        """
+        with suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(HEIR_S + 2 * CLOSE_S):
+                if heirs:
+                    await self._linked_anew()
+                async with self._passing:  # between two batches: what was read from the owner is also passed on
+                    self._leaving = True
+                    await self._socket.send_frame(GOODBYE, WSMsgType.CLOSE)
+                    for task in (self._outward, self._asking):
+                        if task:
+                            task.cancel()
+                await self._ended.wait()
+
+    async def _linked_anew(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEIR_S):
+                while not self._linked.is_set() or self._link is None or self._link.ended or self._outdated:
+                    self._progress.clear()
+                    await self._progress.wait()
+
+    @property
+    def _outdated(self) -> bool:
+        """Whether the owner that we are linked to is about to be replaced, too: a reload replaces all."""
+        return self._owner_generation < ARBITER.generation
 
     async def close(self) -> None:
         """Give the seat up."""
@@ -194,6 +229,7 @@ class Conversation:
 
     def _name_workers(self, owner: Member | None) -> None:
         """Have the answer to the client's handshake say who serves it; it has gone out before any later owner."""
+        self._owner_generation = owner.generation if owner else 0
         me = self._request.app[app_keys.MEMBERSHIP].me
         self._socket.headers[ENTRY_HEADER] = me.name if me else "none"
         self._socket.headers[OWNER_HEADER] = owner.name if owner else "none"
@@ -218,9 +254,7 @@ class Conversation:
                 self._log_refusal(error)
                 await self._dismiss(WSCloseCode.INVALID_TEXT, f"Malformed message: {error}")
                 return
-            self._in_hand = True
             await self._hand_on(message, header)
-            self._in_hand = False
             self._progress.set()
             while self._link and self._link.untaken_bytes > MAX_UNTAKEN_BYTES:
                 self._progress.clear()
@@ -276,12 +310,6 @@ class Conversation:
                     self._linked.clear()
             await self._linked.wait()
 
-    async def _handed_on(self) -> None:
-        """Wait until an owner has taken all that the client has sent."""
-        while self._in_hand or not (self._linked.is_set() and self._link and self._link.untaken_bytes == 0):
-            self._progress.clear()
-            await self._progress.wait()
-
     async def _give(self, link: Link, message: framing.Message, header: dict[str, Any]) -> None:
         msg_id = header["msg_id"]
         self._outbox.add(message, header)
@@ -309,8 +337,9 @@ class Conversation:
                 if not await self._follow():
                     return
                 continue
-            for frame in frames:
-                await self._pass_on(frame)
+            async with self._passing:
+                for frame in frames:
+                    await self._pass_on(frame)
 
     async def _follow(self) -> bool:
         """Carry on with the next owner; False when there is none in time, and the client was told to come back."""
@@ -365,31 +394,8 @@ def _last_seq(text: str) -> framing.Number | None:
     return None
 
 
-def keep_reading(app: web.Application) -> None:
-    """Undo, at the first moment of a shutdown, what aiohttp does right before: it marks every connection as closing.
-
-    From then on it throws away what comes over it (`RequestHandler.data_received`, aiohttp 3.14), also over a WebSocket
-    that stays open until its kernel has moved: cells sent meanwhile would never run.
-    """
-    for socket in app[app_keys.SOCKETS]:
-        if isinstance(socket, _Socket) and socket.protocol is not None:
-            socket.protocol._close = False
-
-
 async def close_sockets(app: web.Application) -> None:
-    """End every client's socket with a code on which Jupyter's clients come back (to another worker)."""
-    await asyncio.gather(*[_send_away(socket) for socket in app[app_keys.SOCKETS]], return_exceptions=True)
-
-
-async def _send_away(socket: web.WebSocketResponse[bool]) -> None:
-    """Close one. A client that reads nothing would keep the close, and with it this worker, waiting for ever.
-
-    What the client has sent goes to the kernel's next owner before: the owner before has yielded the kernel and takes
-    nothing, the next one is not attached yet, and if we closed now, a cell would never run.
-    """
-    if isinstance(socket, _Socket):
-        with suppress(TimeoutError):
-            async with asyncio.timeout(HANDED_ON_S):
-                await socket.handed_on()
-    async with asyncio.timeout(2 * CLOSE_S):
-        await socket.close(code=CLOSE_RESTARTING, message=b"This worker is being replaced")
+    """End every client's socket; its client comes back, to another worker."""
+    heirs = bool(app[app_keys.MEMBERSHIP].ring.members)
+    going = [each.send_away(heirs=heirs) for each in app[app_keys.CONVERSATIONS]]
+    await asyncio.gather(*going, return_exceptions=True)

@@ -38,6 +38,10 @@ Outgoing = tuple[Message, dict[str, Any]]  # a checked message and its header, a
 class Link(Protocol):
     """A client's way to its kernel, wherever that is."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether the owner serves here no more; there may be frames left to read."""
+
     async def frames(self) -> list[bytes]:
         """The next frames, in order. Raises KernelMoved, KernelGone or PeerLost."""
 
@@ -75,6 +79,11 @@ class LocalLink:
     async def acknowledge(self, number: Number) -> None:
         """The seat is told."""
         self._seat.acknowledge(number)
+
+    @property
+    def ended(self) -> bool:
+        """The kernel has gone, or moved."""
+        return self._seat.closed
 
     def leftover(self) -> list[Outgoing]:
         """None: what `send` did not raise for is with the kernel."""
@@ -116,6 +125,11 @@ class PeerLink:
         """A text to the peer."""
         with suppress(ConnectionError, aiohttp.ClientError):
             await self._socket.send_str(dump_number(number))
+
+    @property
+    def ended(self) -> bool:
+        """The connection is closed."""
+        return self._socket.closed
 
     async def frames(self) -> list[bytes]:
         """The next batch from the peer. Raises KernelMoved, KernelGone or PeerLost."""

@@ -16,6 +16,8 @@ PRIVATE: Final[dict[str, str]] = {hdrs.CACHE_CONTROL: "no-store", "Referrer-Poli
 RETRY_SOON: Final[dict[str, str]] = {hdrs.RETRY_AFTER: "2"}
 
 _HEADERS: Final[dict[str, str]] = PRIVATE | {
+    # Not "no-referrer": a browser then sends "Origin: null" with the forms of this page, and the server refuses them.
+    "Referrer-Policy": "same-origin",
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
     ),

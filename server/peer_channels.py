@@ -43,7 +43,10 @@ async def peer_channels(request: web.Request) -> web.StreamResponse:
     except UnknownKernel:
         return web.Response(status=404)  # the entry worker tells the client, and the log
     socket = web.WebSocketResponse(max_msg_size=MAX_FRAME_BYTES, compress=False)
-    await socket.prepare(request)
+    try:
+        await socket.prepare(request)
+    except ConnectionError:  # the peer has gone again, and with it whoever could be told
+        return web.Response()
     await _Place(socket, tenant.kernel).serve()
     return socket
 
@@ -59,13 +62,8 @@ class _Place:
 
     async def serve(self) -> None:
         """Until the peer has gone, or the kernel has; then the close code says which."""
-        try:
-            seat = await self._kernel.take_seat(await receive_resume(self._socket))
-            await self._socket.send_str(dump_number(seat.number))
-        except ConnectionError:
-            return
-        except (KernelGone, KernelMoved) as error:
-            await self._say_goodbye(error)
+        seat = await self._seat()
+        if seat is None:
             return
         inward = asyncio.create_task(self._from_peer(seat), name="from_peer")
         outward = asyncio.create_task(self._to_peer(seat), name="to_peer")
@@ -81,6 +79,22 @@ class _Place:
                 await self._say_goodbye(outcome)
             elif isinstance(outcome, Exception) and not isinstance(outcome, ConnectionError):
                 raise outcome
+
+    async def _seat(self) -> Seat | None:
+        """The seat, once the peer has been told of it; None when there is none, or the peer has gone meanwhile."""
+        try:
+            seat = await self._kernel.take_seat(await receive_resume(self._socket))
+        except ConnectionError:
+            return None
+        except (KernelGone, KernelMoved) as error:
+            await self._say_goodbye(error)
+            return None
+        try:
+            await self._socket.send_str(dump_number(seat.number))
+        except ConnectionError:
+            seat.leave()
+            return None
+        return seat
 
     async def _from_peer(self, seat: Seat) -> None:
         async for received in self._socket:

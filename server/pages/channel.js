@@ -41,6 +41,11 @@ export class Channel {
     return header;
   }
 
+  /** The server is known to answer: do not wait out the pause. */
+  hurry() {
+    if (this.state === "broken" && this._socket.readyState === WebSocket.CLOSED) this._connect();
+  }
+
   close(why = "") {
     clearTimeout(this._timer);
     this._enter("closed", why);
@@ -48,6 +53,7 @@ export class Channel {
   }
 
   _connect() {
+    clearTimeout(this._timer);
     // The session's id stays the same: the owner has kept this client's place in the output.
     const address = new URL(this._address, location.href);
     address.protocol = address.protocol.replace("http", "ws");

@@ -26,13 +26,14 @@ export class Console {
     });
   }
 
-  /** What the server says about my kernels: every refresh. `names`: id -> the name to show. */
+  /** What the server says about my kernels: every refresh. `names`: id -> {full, …}. */
   follow(kernels, names) {
     this._names = names;
-    const options = kernels.map(({ id }) => [id, names.get(id)]);
+    const options = kernels.map(({ id }) => [id, names.get(id).full]);
     setOptions(this._target, options.length ? options : [[NEW, "a new kernel"]]);
     for (const [id, link] of this._links) {
       const kernel = kernels.find((each) => each.id === id);
+      if (kernel) link.channel.hurry();
       link.missing = kernel ? 0 : link.missing + 1;
       if (link.missing > 1) this._forget(id, "The kernel has been shut down.");
       else if (kernel?.execution_state === "idle" && link.channel.state === "open") endDoubtful(link);
@@ -62,7 +63,7 @@ export class Console {
     this._closeOthers(id);
     const link = this._link(id);
     let asked = null;
-    const run = new Run(code, this._names.get(id) || "", (value, request) => {
+    const run = new Run(code, this._names.get(id)?.full || "", (value, request) => {
       link.channel.send("stdin", "input_reply", { status: "ok", value }, request);
     });
     run.onEnd = () => { link.runs.delete(asked); this._tellRoute(run, id); };
@@ -89,10 +90,9 @@ export class Console {
 
   _take(link, message) {
     const asked = message.parent_header.msg_id;
-    const atEnd = this._isAtEnd();
+    this._keepAtEnd();
     if (asked) link.runs.get(asked)?.take(message);
     else if (message.header.msg_type === "stream") this._append(el("pre", { class: "stderr" }, message.content.text));
-    if (atEnd) this._scroll();
   }
 
   _linkIs(link, state, why) {
@@ -113,6 +113,7 @@ export class Console {
       const { headers } = await read(`/api/kernels/${id}`);
       const owner = headers.get("X-Kernelring-Owner");
       const entry = headers.get("X-Kernelring-Entry");
+      this._keepAtEnd();
       if (owner && entry) run.route(routeSentence(shortName(owner), shortName(entry)));
     } catch {
       run.route(""); // the kernel is gone; the page says so elsewhere
@@ -136,9 +137,17 @@ export class Console {
     this._scroll();
   }
 
-  _isAtEnd() {
+  /** Before something is added: who reads the end goes on reading the end. Looked at once a frame. */
+  _keepAtEnd() {
+    if (this._following) return;
     const { scrollHeight, scrollTop, clientHeight } = byId("runs");
-    return scrollHeight - scrollTop - clientHeight < 40;
+    if (scrollHeight - scrollTop - clientHeight > 40) return;
+    this._following = true;
+    // The second frame: the outputs draw themselves in the first.
+    requestAnimationFrame(() => requestAnimationFrame(() => {
+      this._following = false;
+      this._scroll();
+    }));
   }
 
   _scroll() {
@@ -147,8 +156,8 @@ export class Console {
 }
 
 function routeSentence(owner, entry) {
-  const way = entry === owner ? "the owner itself is the entry worker" : `${entry} is the entry worker and passes on`;
-  return `Owner ${owner}; of this page's last request ${way}.`;
+  const way = entry === owner ? "at the owner itself" : `through ${entry}, which passed it on`;
+  return `Owner ${owner}. This page's last request entered ${way}.`;
 }
 
 function endDoubtful({ runs, opened_at: opened }) {

@@ -2,7 +2,7 @@
 
 import { Refused, change, read } from "./api.js";
 import { Console } from "./console.js";
-import { ask, byId, setOptions, setText } from "./dom.js";
+import { ask, byId, el, setOptions, setText } from "./dom.js";
 import { KernelTable } from "./kernels.js";
 import { RingView } from "./ring.js";
 
@@ -32,7 +32,8 @@ async function refresh() {
   ]);
   if (turn < shown) return true; // what was asked later has been shown: this may not know of a kernel that was just started
   shown = turn;
-  setText(byId("user"), me.body.identity.display_name);
+  // Somebody else has logged in, in another tab: nothing of the one before may stay here.
+  if (me.body.identity.username !== byId("user").textContent) location.reload();
   showKernels(kernels.body);
   return showRing(kernels, status.body, ready.body);
 }
@@ -46,9 +47,15 @@ async function needSpecs() {
 }
 
 function showKernels(kernels) {
-  names = new Map(kernels.map(({ id, name }) => [id, `${specs[name]?.spec.display_name || name} · ${id.slice(0, 8)}`]));
+  names = new Map(kernels.map(({ id, name }) => [id, titleOf(id, name)]));
   table.show(kernels, names);
   cells.follow(kernels, names);
+}
+
+function titleOf(id, name) {
+  const kind = specs[name]?.spec.display_name || name;
+  const short = id.slice(0, 8);
+  return { kind, short, full: `${kind} · ${short}` };
 }
 
 /** False when the answers are of two different rings, as while a worker dies: the next look will tell. */
@@ -109,7 +116,8 @@ async function tryToLook() {
 }
 
 function leave() {
-  tell("You are logged out. Load the page again to log in.", "out");
+  tell("You are logged out.", "away");
+  byId("notice").append(" ", el("a", { href: "/login" }, "Log in"));
 }
 
 /** One sentence above everything. A sentence of the kind "away" goes when the server answers, an error when the next thing is done. */
@@ -136,7 +144,7 @@ async function attempt(what, job) {
 }
 
 async function act(verb, id) {
-  const name = names.get(id) || id;
+  const name = names.get(id)?.full || id;
   const path = `/api/kernels/${id}`;
   if (verb === "interrupt") {
     await attempt("Interrupt", () => change("POST", `${path}/interrupt`));

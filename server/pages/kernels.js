@@ -22,7 +22,7 @@ export class KernelTable {
     this._table = byId("kernel-table");
   }
 
-  /** Show the models of `GET /api/kernels`; `names`: id -> the name to show. */
+  /** Show the models of `GET /api/kernels`; `names`: id -> {kind, short, full}. */
   show(kernels, names) {
     for (const [id, row] of this._rows) if (!kernels.some((each) => each.id === id)) this._remove(id, row);
     for (const kernel of kernels) {
@@ -51,7 +51,9 @@ export class KernelTable {
 
   _fill(row, kernel, name) {
     const [title, state, connections, activity] = row.cells;
-    setText(title, name);
+    if (!title.hasChildNodes()) title.append(el("span"), el("code"));
+    setText(title.firstElementChild, name.kind);
+    setText(title.lastElementChild, name.short);
     const word = state.firstElementChild;
     setText(word, kernel.execution_state);
     word.className = `state ${STATES.includes(kernel.execution_state) ? kernel.execution_state : ""}`;
@@ -69,7 +71,7 @@ export class KernelTable {
       await this._act(verb, id);
       button.removeAttribute("aria-disabled");
     };
-    const button = el("button", { type: "button", "aria-label": `${text} ${name}`, onclick }, text);
+    const button = el("button", { type: "button", "aria-label": `${text} ${name.full}`, onclick }, text);
     return button;
   }
 

@@ -40,18 +40,14 @@ export class Outputs {
     if (this._stream?.name !== name) {
       const pre = el("pre", { class: name === "stderr" ? "stderr" : "stdout" }, "");
       this.node.append(pre);
-      this._stream = { name, pre, text: "", left: 0 };
+      this._stream = { name, pre, text: "", left: 0, drawn: true };
     }
     const stream = this._stream;
-    // "\r" goes back to the line's start: a progress bar is one line.
-    stream.text = (stream.text + plain(added)).replace(/[^\n]*\r(?=[^\r\n])/g, "");
-    const surplus = stream.text.length - SHOWN_CHARS;
-    if (surplus > 0) {
-      stream.left += surplus;
-      stream.text = stream.text.slice(surplus);
-    }
-    const note = stream.left ? `[… ${stream.left} earlier characters are not shown here]\n` : "";
-    stream.pre.firstChild.data = note + stream.text;
+    const text = stream.text + plain(added);
+    stream.text = added.includes("\r") || stream.text.endsWith("\r") ? overwritten(text) : text;
+    if (stream.text.length > 2 * SHOWN_CHARS) shorten(stream);
+    if (stream.drawn) requestAnimationFrame(() => draw(stream)); // once a frame, however many messages come
+    stream.drawn = false;
   }
 
   _clear(wait) {
@@ -68,6 +64,29 @@ export class Outputs {
     this._stream = null;
     this.node.replaceChildren();
   }
+}
+
+function draw(stream) {
+  stream.drawn = true;
+  shorten(stream);
+  const note = stream.left ? `[… ${stream.left} earlier characters are not shown here]\n` : "";
+  stream.pre.firstChild.data = note + stream.text;
+}
+
+function shorten(stream) {
+  const surplus = stream.text.length - SHOWN_CHARS;
+  if (surplus <= 0) return;
+  stream.left += surplus;
+  stream.text = stream.text.slice(surplus);
+}
+
+/** A "\r" goes back to the line's start, so a progress bar is one line. One at a line's end waits for what follows. */
+function overwritten(text) {
+  return text.split("\n").map((line) => {
+    let end = line.length;
+    while (line[end - 1] === "\r") end -= 1;
+    return end ? line.slice(line.lastIndexOf("\r", end - 1) + 1) : line;
+  }).join("\n");
 }
 
 function picture(data) {

@@ -59,7 +59,7 @@ export class RingView {
 
 function facts({ epoch, members, owner, since, status }) {
   const count = members.length === 1 ? "1 worker" : `${members.length} workers`;
-  const own = since ? `, ${shortName(owner)} serves since ${since.toLocaleTimeString()}` : "";
+  const own = since ? `, ${shortName(owner)} has run since ${since.toLocaleTimeString()}` : "";
   const health = {
     degraded: " Redis cannot be reached: what runs goes on, new logins wait.",
     starting: " The worker that answered is still starting.",
@@ -89,6 +89,7 @@ function drawing(members, { owner, entry }) {
     picture.append(svg("circle", { class: kind, cx, cy, r: size }));
     picture.append(svg("text", { class: kind, x: cx, y: cy }, String(slotOf(worker))));
   });
-  picture.append(svg("text", { class: "middle", x: CENTRE, y: CENTRE }, shortName(owner)));
+  picture.append(svg("text", { class: "middle", x: CENTRE, y: CENTRE - 8 }, "your kernels"));
+  picture.append(svg("text", { class: "middle", x: CENTRE, y: CENTRE + 8 }, `are on ${shortName(owner)}`));
   return picture;
 }

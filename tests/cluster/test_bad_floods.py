@@ -6,10 +6,12 @@ What a worker keeps for anybody is bounded, so its memory is; and who floods is 
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any, Final
 
 import orjson
@@ -270,21 +272,24 @@ async def test_300_connections_one_after_another_leave_nothing_behind(place: Pla
 async def test_clients_that_do_not_read_do_not_keep_the_workers_from_stopping(place: Place) -> None:
     """The last of this file: it reloads all workers, while a client of each reads nothing."""
     student = await ready(place)
-    loop = asyncio.get_running_loop()
-    lines = []
-    for number in range(8):
-        line = await plug(place)
-        await loop.sock_sendall(line, handshake(place, f"deaf-{number}", protocol=framing.V1_SUBPROTOCOL))
-        assert b" 101 " in await read_head(line)
-        lines.append(line)
-    await student.run("for n in range(20):\n    print('x' * 1_000_000)", 60)
-    pids, mark, began = set(place.stack.worker_pids()), place.stack.mark(), time.monotonic()
+    with ExitStack() as lines:
+        for number in range(8):
+            line = lines.enter_context(await plug(place))
+            shake = handshake(place, f"deaf-{number}", protocol=framing.V1_SUBPROTOCOL)
+            await asyncio.get_running_loop().sock_sendall(line, shake)
+            assert b" 101 " in await read_head(line)
+        await student.run("for n in range(20):\n    print('x' * 1_000_000)", 60)
+        mark = place.stack.mark()
+        await reload(place)
+    assert set(names(place.stack, mark)) <= {"worker_superseded"}, json.dumps(complaints(place.stack, mark))
+    assert len(await asyncio.to_thread(place.stack.wait_event, "worker_drained", mark, 4)) == 4
+
+
+async def reload(place: Place) -> None:
+    """Have gunicorn replace all workers; it must not come to killing one."""
+    pids, began = set(place.stack.worker_pids()), time.monotonic()
     assert place.stack.gunicorn is not None
     place.stack.gunicorn.send_signal(signal.SIGHUP)
     replaced = lambda: not pids & set(place.stack.worker_pids())  # noqa: E731
     await asyncio.to_thread(place.stack.wait, replaced, "new workers", 30)
-    assert time.monotonic() - began < 18  # before gunicorn would have killed them
-    assert set(names(place.stack, mark)) <= {"worker_superseded"}, complaints(place.stack, mark)
-    assert len(await asyncio.to_thread(place.stack.wait_event, "worker_drained", mark, 4)) == 4
-    for line in lines:
-        line.close()
+    assert time.monotonic() - began < 18

@@ -252,9 +252,9 @@ async def test_a_former_owner_that_does_not_yield_or_is_gone_keeps_nobody_waitin
         async with client(place, who="a") as a:
             kernel_id = (await a.spawn(place.order())).kernel_id
             await a.claim(kernel_id, 1, "boot-a")
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(5):
                 await b.claim(kernel_id, 2, "boot-b", quiet=True)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(5):
             await b.claim(kernel_id, 3, "boot-b", quiet=True)
 
 
