@@ -32,6 +32,7 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     """
     handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(_formatter(form))
+    handler.addFilter(_without_clients_bytes)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])
@@ -42,6 +43,20 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _without_clients_bytes(record: logging.LogRecord) -> bool:
+    """Make one plain line of a client's malformed bytes. Passes every record.
+
+    aiohttp logs them as a failure of its own, with a traceback, and quotes them: a header that is too long may be a
+    token. Only the kind of mistake is told. Here, and not in a logger, because aiohttp is given more than one.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError | RequestPayloadError):
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg, record.args, record.exc_info, record.exc_text = "request_malformed", (), None, None
+        record.why = type(error).__name__
+    return True
 
 
 def _shared() -> list[Processor]:
@@ -58,7 +73,7 @@ def _shared() -> list[Processor]:
 
 def _formatter(form: str) -> logging.Formatter:
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=_shared(),
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder(allow=["why"]), *_shared()],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             _in_order,
@@ -134,15 +149,3 @@ class GunicornLog(Logger):  # type: ignore[misc]  # gunicorn is not typed
             log.propagate = True
         self.error_log.setLevel(logging.NOTSET)
         self.access_log.setLevel(logging.INFO)
-
-    def exception(self, msg: Any, *args: Any, **kwargs: Any) -> None:
-        """An error with its traceback; what is no HTTP, as one plain line.
-
-        aiohttp logs a client's malformed bytes as its own failure, and quotes them: a header that is too long may be
-        a token. Only the kind of mistake is told.
-        """
-        error = kwargs.get("exc_info")
-        if isinstance(error, HttpProcessingError | RequestPayloadError):
-            structlog.get_logger(__name__).warning("request_malformed", why=type(error).__name__)
-        else:
-            super().exception(msg, *args, **kwargs)
