@@ -143,7 +143,9 @@ async def test_a_kernel_that_ends_in_a_cell_says_why_and_a_fresh_one_runs_the_ne
     student = place.attacker
     await fresh(place)
     async with undisturbed(place):
-        first, queued = await student.ask(code), await student.ask("print('never')")
+        # It lives on for a moment, so that the second cell is in its queue when it ends.
+        first = await student.ask(f"import time; time.sleep(0.5)\n{code}")
+        queued = await student.ask("print('never')")
         heard = await until(student, "restarting")
         replies = {one.parent["msg_id"]: one.content for one in heard if one.kind == "execute_reply"}
         assert set(replies) == {first, queued}
