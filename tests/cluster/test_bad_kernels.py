@@ -273,7 +273,6 @@ async def test_a_request_that_the_kernel_knows_nothing_of_does_not_block_it(plac
         await student.send("execute_request", {})  # without any code
         await student.send("complete_request", {"code": 1, "cursor_pos": "x"})
         assert (await student.run("print(6)")).text == "6\n"
-        await student.send("interrupt_request", {"x": 1}, "control")
         await student.send("nonsense_request", {}, "control")
         await student.send("debug_request", {"type": "request", "seq": "x", "command": 7}, "control")
         assert (await student.run("print(7)")).text == "7\n"
