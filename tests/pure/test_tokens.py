@@ -69,7 +69,7 @@ async def test_an_expired_token_is_called_expired() -> None:
 
 
 async def test_a_token_of_the_future_is_not_valid_yet() -> None:
-    assert await refusal(signed(nbf=NOW + 600)) == "The token is not valid yet."
+    assert await refusal(signed(nbf=int(time.time()) + 600)) == "The token is not valid yet."
 
 
 async def test_a_token_without_an_end_is_refused() -> None:
