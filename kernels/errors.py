@@ -69,6 +69,10 @@ class KernelSilent(KernelsError):
     """The kernel's process is there and does not answer."""
 
 
+class KernelCut(KernelSilent):
+    """The wires were closed while somebody waited for the kernel; whoever closed them says why."""
+
+
 class PortLost(KernelsError):
     """A socket to the kernel takes no message (any more)."""
 

@@ -25,6 +25,7 @@ from kernels.errors import (
     BadRequest,
     ClaimRefused,
     DuplicateKernel,
+    KernelCut,
     KernelMoved,
     KernelsError,
     NurseryUnavailable,
@@ -356,6 +357,9 @@ class House:
         except (ClaimRefused, KernelMoved, UnknownKernel, NurseryUnavailable) as error:
             self._note_refusal(error)
             self._let_go(tenant, str(error))  # clients ask again, and what is ours is adopted anew
+        except KernelCut:
+            # Its end is told by whoever cut it. By now the kernel may have the wires of the next start, which goes on.
+            return
         except KernelsError as error:
             if not kernel.is_cut:  # else the process has ended, which is told already, or is nobody's any more
                 kernel.gave_up(f"The kernel cannot be reached: {error}.")

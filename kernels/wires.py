@@ -19,7 +19,7 @@ import zmq
 from jupyter_client.session import DELIM, Session
 
 from kernels import framing
-from kernels.errors import KernelSilent, PortLost
+from kernels.errors import KernelCut, KernelSilent, PortLost
 from kernels.port import Port
 
 log = structlog.get_logger(__name__)
@@ -113,6 +113,9 @@ class Wires:
                     await self._ports[channel].connected()
         except TimeoutError as error:
             raise KernelSilent("the kernel's sockets take no connection") from error
+        except PortLost:
+            self._raise_if_closed()
+            raise
         self._raise_if_closed()
 
     def send(self, channel: str, parts: list[bytes]) -> None:
@@ -206,7 +209,7 @@ class Wires:
 
     def _raise_if_closed(self) -> None:
         if self._closed:
-            raise KernelSilent("the kernel ended before it answered")
+            raise KernelCut("the kernel ended before it answered")
 
     def _send_probe(self, port: Port, extra: dict[str, str], on_reply: Callable[[], None]) -> None:
         message = self._session.msg("kernel_info_request", {})
