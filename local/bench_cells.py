@@ -7,7 +7,8 @@ reply and the kernel's `idle` have arrived; that is when a front end sends the n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ import zmq
 from local.bench_links import Link, LinkError, Parts, RawPlace, ServerPlace, WayPlace
 
 Place = RawPlace | ServerPlace | WayPlace
+SMALL: Final = "x = 1"
+OUTPUTS: Final = (b'"stream"', b'"execute_result"')  # as a header's msg_type
 WARM_CELLS: Final = 3
 CELL_MS: Final = 30_000  # a cell that takes longer is lost
 
@@ -39,22 +42,34 @@ class Took:
 
 
 class Asker:
-    """One client at one kernel, with one cell in flight at the most."""
+    """One client at one kernel, with one cell in flight at the most. `said`: contents of its outputs, if `listens`."""
 
-    def __init__(self, link: Link, name: int, store_history: bool) -> None:
+    def __init__(self, link: Link, name: int, code: str = SMALL, *, store_history: bool = False) -> None:
         self.link = link
+        self.said: list[bytes] = []
+        self.listens = False
         self._session = f"bench-{name}-{time.time_ns()}"
         self._count = 0
+        self._store_history = store_history
+        self.write(code)
+
+    def write(self, code: str) -> None:
+        """The cell that `ask` sends from now on."""
+        self._kind = "execute_request"
         self._content = orjson.dumps(
             {
-                "code": "x = 1",
+                "code": code,
                 "silent": False,
-                "store_history": store_history,
+                "store_history": self._store_history,
                 "user_expressions": {},
                 "allow_stdin": False,
                 "stop_on_error": True,
             }
         )
+
+    def greet(self) -> None:
+        """`ask` sends the question with which front ends begin, until the next `write`."""
+        self._kind, self._content = "kernel_info_request", b"{}"
 
     def ask(self) -> None:
         """Send the next cell."""
@@ -63,7 +78,7 @@ class Asker:
         self._asked = f"{self._session}-{self._count}"
         header = {
             "msg_id": self._asked,
-            "msg_type": "execute_request",
+            "msg_type": self._kind,
             "username": "bench",
             "session": self._session,
             "date": "2026-01-01T00:00:00.000000Z",
@@ -89,36 +104,44 @@ class Asker:
             self._replied = True
         elif b'"status"' in parts[0]:
             self._idle = orjson.loads(parts[3])["execution_state"] == "idle"
+        elif self.listens and any(kind in parts[0] for kind in OUTPUTS):
+            self.said.append(parts[3])
 
 
 def drive(load: Load, ready: Callable[[], Any]) -> Took:
     """Connect, warm up, call `ready`, then run cells for so long. Runs in a client process."""
-    askers = [Asker(place.connect(), name, load.store_history) for name, place in enumerate(load.places)]
-    try:
+    with connected(load.places, store_history=load.store_history) as askers:
         for asker in askers:
             for _ in range(WARM_CELLS):
-                _one(asker)
+                run([asker])
         ready()
-        return _many(askers, load.seconds)
+        return run(askers, load.seconds)
+
+
+def together(places: Sequence[Place], *codes: str) -> None:
+    """Connect and run each of the cells on all of the kernels at once, one cell after the other."""
+    with connected(places) as askers:
+        for code in codes:
+            for asker in askers:
+                asker.write(code)
+            run(askers)
+
+
+@contextmanager
+def connected(places: Sequence[Place], *, store_history: bool = False) -> Iterator[list[Asker]]:
+    """A client at each of the places, for as long as the block runs."""
+    askers: list[Asker] = []
+    try:
+        for place in places:
+            askers.append(Asker(place.connect(), len(askers), store_history=store_history))
+        yield askers
     finally:
         for asker in askers:
             asker.link.close()
 
 
-def first_cell(place: Place) -> None:
-    """Connect and run one cell to its end."""
-    asker = Asker(place.connect(), 0, store_history=False)
-    try:
-        _one(asker)
-    finally:
-        asker.link.close()
-
-
-def _one(asker: Asker) -> None:
-    _many([asker], 0.0)
-
-
-def _many(askers: Sequence[Asker], seconds: float) -> Took:
+def run(askers: Sequence[Asker], seconds: float = 0.0) -> Took:
+    """Run the cell of each again and again for so long, once at the least."""
     poller = zmq.Poller()
     whose = {pollable: asker for asker in askers for pollable in asker.link.pollables()}
     for pollable in whose:

@@ -15,27 +15,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from local.bench_figures import CLIENTS, Bench
+from local.bench_figures import FIGURES, LONG
 from local.bench_machine import BUSY_SHARE, busy_share, facts
 from local.bench_pool import ClientPool
+from local.bench_sides import Bench
 from local.bench_table import Figure, table
 from local.own_redis import OwnRedis, find_binary
 from local.paths import ROOT
 from local.stack import Stack
 
-# In this order: the memory without kernels is measured before there are any.
-FIGURES: Final[dict[str, Callable[[Bench], Iterator[Figure]]]] = {
-    "memory": Bench.memory,
-    "roundtrip": Bench.round_trip,
-    "cells": Bench.cells,
-    "status": Bench.status,
-    "start": Bench.start,
-}
+CLIENTS: Final = 2
 
 
 def main() -> int:
@@ -45,8 +39,8 @@ def main() -> int:
     machine = facts()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     with _bench(options) as bench:
-        figures = list(_measure(bench, options.only or list(FIGURES)))
-    print(f"\n{table(figures)}\n\nfloor: the same kernels and the same client without a server;", end=" ")
+        figures = list(_measure(bench, _chosen(options)))
+    print(f"\n{table(figures)}\n\nfloor: cold ipykernels over ipc and the same client without a server;", end=" ")
     print(f"for requests a bare aiohttp handler under the same gunicorn ({bench.worker_class}).")
     if options.json:
         found = {"machine": machine, "figures": [figure.to_json() for figure in figures]}
@@ -56,12 +50,17 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="local/bench", description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="shorter turns: a look, in less than 90 seconds")
+    parser.add_argument("--quick", action="store_true", help="shorter turns: a look, in less than 100 seconds")
     parser.add_argument("--only", action="append", choices=list(FIGURES), help="only this; may be repeated")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too (an absolute path)")
     parser.add_argument("--workers", type=int, default=4, help="how many workers the server has")
     parser.add_argument("--worker-class", help="gunicorn's worker class, instead of the server's own setting")
     return parser.parse_args()
+
+
+def _chosen(options: argparse.Namespace) -> list[str]:
+    given: list[str] = options.only or [name for name in FIGURES if not (options.quick and name in LONG)]
+    return [name for name in FIGURES if name in given]
 
 
 @contextmanager
@@ -81,7 +80,7 @@ def _bench(options: argparse.Namespace) -> Iterator[Bench]:
         pool = rest.enter_context(ClientPool(CLIENTS))
         turns, seconds = (3, 0.6) if options.quick else (5, 2.0)
         bench = Bench(stack, pool, worker_class, turns, seconds)
-        rest.callback(bench.close)
+        rest.callback(bench.rest.close)
         yield bench
 
 
@@ -92,21 +91,20 @@ def _worker_class(stack: Stack) -> str:
 
 
 def _measure(bench: Bench, names: list[str]) -> Iterator[Figure]:
-    for name, measure in FIGURES.items():
-        if name not in names:
-            continue
-        others = busy_share()
+    for name in names:
+        others, cold = busy_share(), bench.cold_starts()
         began = time.monotonic()
         print(f"measuring {name} …", end=" ", flush=True)
-        figures: list[Any] = list(measure(bench))
-        print(f"{time.monotonic() - began:.0f} s{_warning(others)}", flush=True)
+        figures = list(FIGURES[name](bench))
+        print(f"{time.monotonic() - began:.0f} s{_warning(others, bench.cold_starts() - cold)}", flush=True)
         yield from figures
 
 
-def _warning(others: float) -> str:
-    if others < BUSY_SHARE:
-        return ""
-    return f"; others used {others:.0%} of this machine just before: repeat when it is quiet"
+def _warning(others: float, cold: int) -> str:
+    busy = f"; others used {others:.0%} of this machine just before: repeat when it is quiet"
+    return (busy if others >= BUSY_SHARE else "") + (
+        "; kernels were started cold: see the nursery's log" if cold else ""
+    )
 
 
 if __name__ == "__main__":

@@ -5,8 +5,12 @@ Owns the kernels that it starts. They get the environment and the kind of socket
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
 import uuid
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +49,20 @@ class RawKernel:
         assert self._manager.provisioner.pid is not None
         return self._manager.provisioner.pid
 
+    def kill(self) -> None:
+        """Kill it; `end` is still to be called."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
     def end(self) -> None:
-        """Kill it and remove what it left."""
+        """Kill it, wait for it and remove what it left."""
         self._manager.shutdown_kernel(now=True)
         self._directory.cleanup()
+
+
+def end_all(kernels: Sequence[RawKernel]) -> None:
+    """End them together: jupyter_client looks after each only ten times a second."""
+    for kernel in kernels:
+        kernel.kill()
+    for kernel in kernels:
+        kernel.end()

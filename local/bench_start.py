@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import orjson
 
-from local.bench_cells import first_cell
+from local.bench_cells import SMALL, together
 from local.bench_links import LinkError, ServerPlace
-from local.bench_raw import RawKernel
+from local.bench_raw import RawKernel, end_all
 
 Measure = Callable[[int], float]
-"""Start so many at once; the seconds until all of them have run a cell."""
+"""Start so many at once; the milliseconds until all of them have run a cell."""
 
 
 def raw_starts(count: int) -> float:
@@ -27,13 +27,12 @@ def raw_starts(count: int) -> float:
     def one(_: int) -> None:
         kernel = RawKernel()
         started.append(kernel)
-        first_cell(kernel.place)
+        together([kernel.place], SMALL)
 
     try:
         return _timed(one, count)
     finally:
-        for kernel in started:
-            kernel.end()
+        end_all(started)
 
 
 def server_starts(port: int, token_of: Callable[[str], str]) -> Measure:
@@ -44,24 +43,29 @@ def server_starts(port: int, token_of: Callable[[str], str]) -> Measure:
 
         def one(number: int) -> None:
             started.append(create(port, token_of(f"starter-{number}-{time.time_ns()}")))
-            first_cell(started[-1])
+            together([started[-1]], SMALL)
 
         try:
             return _timed(one, count)
         finally:
             for place in started:
-                call(port, "DELETE", f"/api/kernels/{place.kernel_id}", place.token)
+                end(place)
 
     return starts
 
 
 def create(port: int, token: str) -> ServerPlace:
     """`POST /api/kernels`."""
-    model = orjson.loads(call(port, "POST", "/api/kernels", token))
+    model = orjson.loads(_call(port, "POST", "/api/kernels", token))
     return ServerPlace(port, model["id"], token)
 
 
-def call(port: int, method: str, path: str, token: str) -> bytes:
+def end(place: ServerPlace) -> None:
+    """`DELETE` it."""
+    _call(place.port, "DELETE", f"/api/kernels/{place.kernel_id}", place.token)
+
+
+def _call(port: int, method: str, path: str, token: str) -> bytes:
     """One request on a connection of its own. Raises LinkError unless it succeeds."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
@@ -79,4 +83,4 @@ def _timed(one: Callable[[int], None], count: int) -> float:
     with ThreadPoolExecutor(count) as threads:
         began = time.perf_counter()
         list(threads.map(one, range(count)))
-        return time.perf_counter() - began
+        return (time.perf_counter() - began) * 1e3

@@ -15,14 +15,14 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a ratio should be: at the most (`most=True`) or at least `bound`."""
+    """What a ratio should be, or a value that has none: at the most (`most=True`) or at least `bound`."""
 
     bound: float
     most: bool
 
-    def holds(self, ratio: float) -> bool:
+    def holds(self, found: float) -> bool:
         """Whether it is."""
-        return ratio <= self.bound if self.most else ratio >= self.bound
+        return found <= self.bound if self.most else found >= self.bound
 
     def __str__(self) -> str:
         return f"{'<=' if self.most else '>='} {self.bound:g}"
@@ -40,7 +40,7 @@ def at_least(bound: float) -> Aim:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line. Without a floor it is for information, and so is a ratio without an aim."""
+    """One line. The aim is for the ratio, or for the value where there is no ratio; without an aim it informs only."""
 
     name: str
     unit: str
@@ -52,7 +52,7 @@ class Figure:
     @property
     def holds(self) -> bool | None:
         """Whether the aim is reached; None when there is none."""
-        return None if self.aim is None or self.ratio is None else self.aim.holds(self.ratio)
+        return None if self.aim is None else self.aim.holds(self.value if self.ratio is None else self.ratio)
 
     def to_json(self) -> dict[str, object]:
         """For `--json`."""
@@ -103,4 +103,6 @@ def _cell(text: str, at: int, width: int) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
