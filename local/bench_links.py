@@ -134,10 +134,10 @@ class RawLink:
         A kernel that has not yet noticed that the client before has gone takes the subscription for a known one, and
         welcomes nobody.
         """
-        for number in range(WELCOME_TRIES):
+        for _ in range(WELCOME_TRIES):
             if self._iopub.poll(WELCOME_MS):
                 return
-            header = {"msg_id": f"welcome-{number}", "msg_type": "kernel_info_request", "session": "bench"}
+            header = {"msg_id": os.urandom(8).hex(), "msg_type": "kernel_info_request", "session": "bench"}
             self.send([orjson.dumps(header), b"{}", b"{}", b"{}"])
         raise LinkError("the kernel says nothing to a subscriber")
 

@@ -46,7 +46,7 @@ def memory(bench: Bench) -> Iterator[Figure]:
     yield Figure("server, no kernels", "MB", pss_mb(bench.server_pids()))
     fill = _fill(Settings.from_environ(bench.stack.environ()).recorder_mib)
     with bench.raw_kernels(KERNELS) as kernels:
-        together([kernel.place for kernel in kernels], PANDAS, fill)
+        together([kernel.place for kernel in kernels], PANDAS)  # no more: a cold kernel has no recorder to fill
         floor = pss_mb(kernel.pid for kernel in kernels) / KERNELS
     with bench.served_kernels(KERNELS) as places:
         together(places, PANDAS)
