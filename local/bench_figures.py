@@ -27,7 +27,7 @@ def start(bench: Bench) -> Iterator[Figure]:
     spares = bench.settle()
     floor, value = in_turns(bench.turns * 2, lambda: raw_starts(1), lambda: warm(1))
     yield compared(f"start to first reply, {spares} spares", "ms", floor, value, at_most(0.1))
-    floor, value = in_turns((bench.turns + 1) // 2, lambda: raw_starts(AT_ONCE), lambda: warm(AT_ONCE))
+    floor, value = in_turns(bench.turns // 2, lambda: raw_starts(AT_ONCE), lambda: warm(AT_ONCE))
     yield compared(f"start of {AT_ONCE} at once, {spares} spares", "ms", floor, value, at_most(0.125))
 
 

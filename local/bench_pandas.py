@@ -37,7 +37,7 @@ def first_pandas(bench: Bench) -> Iterator[Figure]:
         with bench.served_kernels(1) as [place]:
             return _pandas_ms(place)
 
-    floor, value = in_turns(bench.turns * 2, cold, warm)
+    floor, value = in_turns(bench.turns, cold, warm)
     yield compared("first pandas cell", "ms", floor, value, at_most(0.1))
 
 

@@ -61,7 +61,7 @@ def cells(bench: Bench) -> Iterator[Figure]:
 def lines(bench: Bench) -> Iterator[Figure]:
     """Many flushed lines from one cell: how fast they come, and how many did not come as they should."""
     [raw], [served] = bench.raw(1), bench.served(1)
-    turns = [[_raw_lines(bench, raw), _lines(bench, served)] for _ in range((bench.turns + 1) // 2)]
+    turns = [[_raw_lines(bench, raw), _lines(bench, served)] for _ in range(bench.turns // 2)]
     yield _both(f"{LINES:,} flushed lines", "1/s", [[side.rate for side in turn] for turn in turns], at_least(1.0))
     floor, wrong = (sum(side.wrong for side in column) for column in zip(*turns, strict=True))
     yield Figure("lines lost, doubled or disordered", "lines", wrong, floor, aim=at_most(0))
