@@ -10,9 +10,12 @@ import hmac
 import os
 import socket
 import struct
+import sys
+import time
 from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 import zmq
@@ -20,16 +23,22 @@ import zmq
 from kernels import framing
 from kernels.port import EVENTS, MORE, NOBLOCK, POLLIN
 
+R = TypeVar("R")
 Parts = list[bytes]
 WELCOME_MS: Final = 1_000
 WELCOME_TRIES: Final = 20
 RECONNECT_MS: Final = 5  # a kernel that is starting binds when it likes; libzmq's 100 ms would be paid by the floor
 DELIMITER: Final = b"<IDS|MSG>"  # jupyter_client.session.DELIM
+READY_S, AGAIN_S = 20.0, 0.1
 READ_BYTES: Final = 1 << 18
 
 
 class LinkError(RuntimeError):
     """A kernel or the server did not behave as a client may expect; nothing is measured then."""
+
+
+class NotNow(LinkError):  # noqa: N818 (named for what it says)
+    """The server answered 503: not now, but soon, as while ownership moves."""
 
 
 class Link(Protocol):
@@ -69,9 +78,9 @@ class ServerPlace:
     kernel_id: str
     token: str
 
-    def connect(self) -> Link:
+    def connect(self) -> WebSocketLink:
         """A new client of it."""
-        return WebSocketLink(self)
+        return when_ready(lambda: WebSocketLink(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +96,27 @@ class WayPlace:
     def connect(self) -> Link:
         """A new client of the first one that fits."""
         for place in self.places:
-            link = WebSocketLink(place)
+            link = place.connect()
             if (link.entry == link.owner) == self.straight:
                 return link
             link.close()
         raise LinkError("no connection went the way that was wanted")
+
+
+def when_ready(ask: Callable[[], R]) -> R:
+    """What `ask` returns, asked again like a front end as long as the server says 503. Says so: it is in the figure.
+
+    On a machine that is overloaded a worker may lose its lease, and its kernels move.
+    """
+    deadline = time.monotonic() + READY_S
+    while True:
+        try:
+            return ask()
+        except NotNow as error:
+            if time.monotonic() > deadline:
+                raise
+            print(f"(asked again: {error})", file=sys.stderr, flush=True)
+            time.sleep(AGAIN_S)
 
 
 class RawLink:
@@ -212,7 +237,8 @@ class WebSocketLink:
         self._data = bytearray(rest)
         first, *lines = head.decode().split("\r\n")
         if " 101 " not in first:
-            raise LinkError(f"no WebSocket: {first}")
+            error = NotNow if " 503 " in first else LinkError
+            raise error(f"no WebSocket: {first} {bytes(self._data)!r}")
         return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
     def _send(self, opcode: int, payload: bytes) -> None:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import orjson
 
 from local.bench_cells import SMALL, together
-from local.bench_links import LinkError, ServerPlace
+from local.bench_links import LinkError, NotNow, ServerPlace, when_ready
 from local.bench_raw import RawKernel, end_all
 
 Measure = Callable[[int], float]
@@ -56,13 +56,13 @@ def server_starts(port: int, token_of: Callable[[str], str]) -> Measure:
 
 def create(port: int, token: str) -> ServerPlace:
     """`POST /api/kernels`."""
-    model = orjson.loads(_call(port, "POST", "/api/kernels", token))
+    model = orjson.loads(when_ready(lambda: _call(port, "POST", "/api/kernels", token)))
     return ServerPlace(port, model["id"], token)
 
 
 def end(place: ServerPlace) -> None:
     """`DELETE` it."""
-    _call(place.port, "DELETE", f"/api/kernels/{place.kernel_id}", place.token)
+    when_ready(lambda: _call(place.port, "DELETE", f"/api/kernels/{place.kernel_id}", place.token))
 
 
 def _call(port: int, method: str, path: str, token: str) -> bytes:
@@ -75,7 +75,8 @@ def _call(port: int, method: str, path: str, token: str) -> bytes:
     finally:
         connection.close()
     if answer.status >= 300:
-        raise LinkError(f"{method} {path}: {answer.status} {body[:300]!r}")
+        error = NotNow if answer.status == 503 else LinkError
+        raise error(f"{method} {path}: {answer.status} {body[:300]!r}")
     return body
 
 
