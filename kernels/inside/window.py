@@ -31,7 +31,7 @@ class Window:
         self._marks: deque[tuple[int, int]] = deque()  # (number, bytes sent with it and before)
         self._changed = threading.Condition()
         self._patient = True
-        self._exempt: set[int] = set()
+        self._own = threading.local()
         self._process = os.getpid()
 
     def open(self, limit_bytes: int) -> None:
@@ -65,7 +65,7 @@ class Window:
 
     def wait(self) -> None:
         """Return when there is room: at once, mostly. Called by threads that print, after they have."""
-        if self._has_room() or threading.get_ident() in self._exempt or os.getpid() != self._process:
+        if self._has_room() or hasattr(self._own, "exempt") or os.getpid() != self._process:
             return
         with self._changed:
             while not self._has_room():
@@ -78,5 +78,5 @@ class Window:
 
     def _here(self) -> None:
         """This thread makes room for others and must not wait for it, whatever it prints itself."""
-        self._exempt.add(threading.get_ident())
+        self._own.exempt = True
         self._process = os.getpid()  # of the kernel itself: its forked children have none of these threads
