@@ -191,7 +191,7 @@ async def test_a_client_that_reads_nothing_is_let_go_and_can_come_back(place: Pl
     async with undisturbed(place):
         mark = place.stack.mark()
         before = {pid: resident_mib(pid) for pid in place.stack.worker_pids()}
-        await line.ask(ENDLESS)
+        msg_id = await line.ask(ENDLESS)
         let_go = asyncio.create_task(
             asyncio.to_thread(place.stack.wait_event, "client_reads_nothing", mark, within_s=75)
         )
@@ -203,6 +203,7 @@ async def test_a_client_that_reads_nothing_is_let_go_and_can_come_back(place: Pl
         await let_go
         assert (await student.call("POST", f"/api/kernels/{student.kernel_id}/interrupt"))[0] == 204
         await student.open()
+        assert (await student.outcome(msg_id, 60)).reply["ename"] == "KeyboardInterrupt"
         assert (await student.run("print('here')", 60)).text == "here\n"
         with suppress(ConnectionError):  # after what had arrived the connection ends; by a reset, most likely
             async with asyncio.timeout(20):
