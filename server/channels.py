@@ -129,7 +129,7 @@ class Conversation:
             if is_deaf := not deaf.cancelled() and not deaf.exception():
                 log.warning("client_reads_nothing", user=self._user, kernel=self._kernel_id)
                 await self._dismiss(CLOSE_LATER, READS_NOTHING)
-            self._socket.let_go(at_once=is_deaf)
+            self._socket.let_go(at_once=is_deaf or self._leaving)
         self._ended.set()
         for problem in outcomes:
             if isinstance(problem, Exception) and not isinstance(problem, ConnectionError):
@@ -147,12 +147,14 @@ class Conversation:
             async with asyncio.timeout(HEIR_S + 2 * CLOSE_S):
                 if heirs:
                     await self._linked_anew()
-                async with self._passing:  # between two batches: what was read from the owner is also passed on
-                    self._leaving = True
-                    await self._socket.send_frame(GOODBYE, WSMsgType.CLOSE)
-                    for task in (self._outward, self._asking):
-                        if task:
-                            task.cancel()
+                with suppress(TimeoutError):  # a client that reads nothing is in the midst of a batch for ever
+                    async with asyncio.timeout(CLOSE_S), self._passing:  # what was read from the owner is passed on
+                        self._leaving = True
+                        await self._socket.send_frame(GOODBYE, WSMsgType.CLOSE)
+                self._leaving = True
+                for task in (self._outward, self._asking):
+                    if task:
+                        task.cancel()
                 await self._ended.wait()
 
     async def _linked_anew(self) -> None:
