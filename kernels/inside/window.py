@@ -15,8 +15,8 @@ from typing import Final
 MESSAGE_BYTES: Final = 512  # what a message costs beside its parts, in libzmq and in Python
 MARK_BYTES: Final = 64 * 1024  # how exactly it is known what was read
 # Whoever prints waits for an owner that reads nothing, and then goes on without it: it may be dead, and the cell is to
-# finish all the same. Longer than it takes to find out that a worker hangs and to replace it.
-PATIENCE_S: Final = 5.0
+# finish all the same. An owner that was killed is replaced sooner, one that hangs later: then the recorder overflows.
+PATIENCE_S: Final = 1.5
 # What is sent although the window is full, by those who do not wait: forked children, mostly. Beyond it nothing is
 # handed to libzmq. It is recorded, and the owner sees by the next number that it has missed something.
 HARD_LIMIT: Final = 4
