@@ -17,7 +17,7 @@ import structlog
 from kernels import framing
 from kernels.errors import ClaimRefused, PortLost
 from kernels.framing import Number
-from kernels.wires import OWNER_IDENTITY, Wires
+from kernels.wires import OWNER_IDENTITY, WINDOW_BYTES, Wires
 
 log = structlog.get_logger(__name__)
 
@@ -110,7 +110,7 @@ class Recorded:
             await self._claim()
         may_connect()
         await wires.connect(f"kernelring:{self._epoch}:{self._boot}".encode())
-        asked = {"epoch": self._epoch, "boot": self._boot, "since": None}
+        asked = {"epoch": self._epoch, "boot": self._boot, "since": None, "window": WINDOW_BYTES}
         reply = await wires.ask("kernelring_attach_request", asked)
         told = orjson.loads(reply[3])
         if not told["granted"]:

@@ -88,7 +88,13 @@ class AttachedKernel:
         self._cut()
         self._way = way
         self._wires = Wires(context, info, self._receive)
+        self._wires.lags = self._lags
         return self._wires
+
+    def _lags(self) -> bool:
+        """Whether not even the fastest client keeps up with what the kernel sends."""
+        cursors = [seat.cursor for seat in self._seats.values() if seat.occupied]
+        return bool(cursors) and self._backlog.runs_away_from(max(cursors))
 
     def _may_connect(self) -> None:
         if self.held_back:  # while we waited for the kernel another worker asked for it: it must not find us after it

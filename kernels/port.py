@@ -20,6 +20,13 @@ log = structlog.get_logger(__name__)
 # libzmq's descriptor is edge-triggered: it must be drained. A kernel that prints for ever must not keep the loop
 # from everybody else meanwhile, so a drain ends after this many messages and goes on at the loop's next turn.
 MESSAGES_PER_TURN: Final = 64
+BYTES_PER_TURN: Final = 2**20  # or after so many; a message is read whole
+# What libzmq may hold here that is not read yet. Its own bound counts messages, so it is lowered (never raised again:
+# libzmq 4.3.5 may then forget to read on) when they are large. Beyond it the kernel's end has to keep or to drop them.
+# A kernel with a recorder is told what was read, and stays far below.
+WAITING_MESSAGES: Final = 20_000
+WAITING_BYTES: Final = 32 * 2**20
+FEWEST_WAITING: Final = 4
 # `drain_all` does not yield. What a kernel sends faster than it is read must not hold the loop for ever.
 DRAIN_ALL_MESSAGES: Final = 64 * 1024
 # A SUB that may not reconnect (-1) throws away what it has received and not yet handed over when its peer ends:
@@ -54,6 +61,8 @@ class Port:
         self._loop = asyncio.get_running_loop()
         self._draining = False  # whether a turn is scheduled: a second chain of turns would double the share
         self._failed = False
+        self._may_wait = WAITING_MESSAGES
+        self._largest = WAITING_BYTES // WAITING_MESSAGES  # a message that is larger lowers the bound
         self._writable: asyncio.Future[None] = self._loop.create_future()
         try:
             # Whatever the context is for: a socket of zmq.asyncio's returns futures.
@@ -71,7 +80,7 @@ class Port:
 
     def _connect(self, kind: int, endpoint: str, identity: bytes, reconnect_ms: int) -> None:
         self._socket.linger = LINGER_MS
-        self._socket.rcvhwm = 0  # a high-water mark loses output silently; the backlog is what bounds memory
+        self._socket.rcvhwm = WAITING_MESSAGES
         self._socket.sndhwm = 0
         # -1: a socket whose identity was taken over must not come back and take it again.
         never = NEVER_MS if kind == zmq.SUB else -1
@@ -114,11 +123,15 @@ class Port:
 
     def drain(self) -> None:
         """Deliver what has arrived, up to a turn's share."""
+        size = 0
         for _ in range(MESSAGES_PER_TURN):
             if self._socket.closed or not self._anything_new():
                 return
             if parts := self._read():
+                size += self._measured(parts)
                 self._hand_up(parts)
+            if size > BYTES_PER_TURN:
+                break
         self._drain_soon()
 
     def drain_all(self) -> None:
@@ -159,6 +172,15 @@ class Port:
         except zmq.Again:
             return []
         return parts
+
+    def _measured(self, parts: list[bytes]) -> int:
+        """The size of a message; of large ones libzmq is to hold fewer."""
+        size = sum(map(len, parts))
+        if size > self._largest:
+            self._largest = size
+            self._may_wait = max(FEWEST_WAITING, min(self._may_wait, WAITING_BYTES // size))
+            self._socket.rcvhwm = self._may_wait
+        return size
 
     def _drain_soon(self) -> None:
         if not self._draining:

@@ -20,6 +20,7 @@ from jupyter_client.session import DELIM, Session
 
 from kernels import framing
 from kernels.errors import KernelCut, KernelSilent, PortLost
+from kernels.inside.window import MESSAGE_BYTES
 from kernels.port import Port
 
 log = structlog.get_logger(__name__)
@@ -33,6 +34,13 @@ WELCOME_WAIT_S: Final = 0.1  # ipykernel >= 7.2 welcomes a subscriber within mil
 SUBSCRIBE_TRIES: Final = 20
 CONNECT_WAIT_S: Final = 5.0
 SETTLE_S: Final = 0.2
+# What a kernel with a recorder may have under way to us on iopub. So much, and not more, libzmq holds for one kernel at
+# both ends, however fast it prints. The kernel is told four times as often how far we have read.
+WINDOW_BYTES: Final = 2 * 2**20
+# While not even the fastest client keeps up, the kernel is told later, so that who reads well loses nothing. Only by so
+# much: no cell comes below a window in that time (4 MiB a second) because its clients are slow or deaf.
+LAG_S: Final = 0.5
+LAG_LOOK_S: Final = 0.01
 
 
 def is_bound(connection_info: dict[str, Any]) -> bool:
@@ -60,6 +68,8 @@ class Wires:
         self._answered = asyncio.Event()
         self._asked: dict[str, asyncio.Future[list[bytes]]] = {}
         self._held: list[tuple[str, list[bytes]]] | None = None
+        self.lags: Callable[[], bool] = lambda: False  # whether not even the fastest client keeps up
+        self._unsaid_bytes = 0  # of output that was read since the kernel was told how far
         self._closed = False
         self._forged_seen = False
 
@@ -237,12 +247,30 @@ class Wires:
             self._iopub_seen.set()
             if b"iopub_welcome" in parts[0]:
                 return None
+            self._note_read(parts)
         parent = framing.msg_id_of(parts[1])
         if answer := self._asked.pop(parent, None):
             return answer.set_result(parts)
         if parent.startswith(PROBE_PREFIX) and self._is_probes_own(channel, parent, parts[0]):
             return None
         return deliver(channel, parts)
+
+    def _note_read(self, parts: list[bytes]) -> None:
+        self._unsaid_bytes += sum(map(len, parts)) + MESSAGE_BYTES
+        if self._unsaid_bytes > WINDOW_BYTES / 4 and (number := framing.number_of(parts[2])):
+            self._unsaid_bytes = 0
+            self._tell_read(number[1], asyncio.get_running_loop().time() + LAG_S)
+
+    def _tell_read(self, n: int, latest: float) -> None:
+        """Say that all up to `n` has been read; `latest` is by the loop's clock."""
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            return
+        if self.lags() and loop.time() < latest:
+            loop.call_later(LAG_LOOK_S, self._tell_read, n, latest)
+            return
+        with suppress(PortLost, KeyError):  # the wires have been cut, or are not complete yet
+            self.tell("kernelring_read_request", {"n": n})
 
     def _is_probes_own(self, channel: str, probe: str, header: bytes) -> bool:
         """Whether a message is the reply or the status of a probe, which is nobody else's business.

@@ -29,12 +29,12 @@ from server.outbox import Outbox
 from server.owned import ENTRY_HEADER, OWNER_HEADER
 from server.ownership import unavailable
 from server.request_keys import USER
+from server.unread import READS_NOTHING, WatchedSocket
 from sharding.errors import PeerLost, PeerRefused
 from sharding.member import Member
 
 log = structlog.get_logger(__name__)
 
-PING_S: Final = 30.0  # as jupyter_server; an unanswered ping ends the connection
 CLOSE_S: Final = (
     1.0  # a client that does not answer our close is not waited for any longer: a stopping worker has others
 )
@@ -67,7 +67,7 @@ async def channels(request: web.Request) -> web.WebSocketResponse:
         await conversation.close()
 
 
-class _Socket(web.WebSocketResponse):
+class _Socket(WatchedSocket):
     """aiohttp closes by itself when it cannot read a frame, and says no word."""
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
@@ -83,7 +83,6 @@ class Conversation:
         self._options = request.app[app_keys.SETTINGS]
         self._socket = _Socket(
             protocols=(framing.V1_SUBPROTOCOL,),
-            heartbeat=PING_S,
             timeout=CLOSE_S,
             max_msg_size=self._options.max_message_mib * 2**20,
             compress=False,
@@ -117,15 +116,20 @@ class Conversation:
         inward = asyncio.create_task(self._from_client(), name="from_client")
         outward = self._outward = asyncio.create_task(self._to_client(), name="to_client")
         asking = self._asking = asyncio.create_task(self._ask_how_far(), name="ask_how_far")
+        deaf = asyncio.create_task(self._socket.until_deaf(), name="until_deaf")
         try:
-            await asyncio.wait((inward, outward), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((inward, outward, deaf), return_when=asyncio.FIRST_COMPLETED)
             if self._leaving:
                 await asyncio.wait((inward,), timeout=CLOSE_S)
         finally:
             others.discard(self)
-            for task in (inward, outward, asking):
+            for task in (inward, outward, asking, deaf):
                 task.cancel()
-            outcomes = await asyncio.gather(inward, outward, asking, return_exceptions=True)
+            outcomes = await asyncio.gather(inward, outward, asking, deaf, return_exceptions=True)
+            if is_deaf := not deaf.cancelled() and not deaf.exception():
+                log.warning("client_reads_nothing", user=self._user, kernel=self._kernel_id)
+                await self._dismiss(CLOSE_LATER, READS_NOTHING)
+            self._socket.let_go(at_once=is_deaf or self._leaving)
         self._ended.set()
         for problem in outcomes:
             if isinstance(problem, Exception) and not isinstance(problem, ConnectionError):
@@ -143,12 +147,14 @@ class Conversation:
             async with asyncio.timeout(HEIR_S + 2 * CLOSE_S):
                 if heirs:
                     await self._linked_anew()
-                async with self._passing:  # between two batches: what was read from the owner is also passed on
-                    self._leaving = True
-                    await self._socket.send_frame(GOODBYE, WSMsgType.CLOSE)
-                    for task in (self._outward, self._asking):
-                        if task:
-                            task.cancel()
+                with suppress(TimeoutError):  # a client that reads nothing is in the midst of a batch for ever
+                    async with asyncio.timeout(CLOSE_S), self._passing:  # what was read from the owner is passed on
+                        self._leaving = True
+                        await self._socket.send_frame(GOODBYE, WSMsgType.CLOSE)
+                self._leaving = True
+                for task in (self._outward, self._asking):
+                    if task:
+                        task.cancel()
                 await self._ended.wait()
 
     async def _linked_anew(self) -> None:

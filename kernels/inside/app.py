@@ -9,11 +9,13 @@ import zmq
 from ipykernel.kernelapp import IPKernelApp
 from traitlets.traitlets import Float, Integer, default
 
+from kernels.inside import paced
 from kernels.inside.kernel import RingKernel
 from kernels.inside.recorder import Recorder
 from kernels.inside.session import NumberedSocket, RecordingSession
 
-SEND_MESSAGES = 20_000  # that may wait for an owner who does not read, as many as the recorder keeps
+# That may wait for an owner who does not read, as many as the recorder keeps. Their bytes are bounded by its window.
+SEND_MESSAGES = 20_000
 
 
 class RingApp(IPKernelApp):
@@ -43,6 +45,14 @@ class RingApp(IPKernelApp):
         # Without it XPUB tells only of the first subscriber, and the next owner is not welcomed beside the one before.
         self.iopub_thread.schedule(lambda: socket.setsockopt(zmq.XPUB_VERBOSE, 1))
         self.iopub_thread.socket = NumberedSocket(socket, self.session)
+        self.iopub_socket = paced.PacedSocket(self.iopub_thread, self.session)
+
+    def init_io(self) -> None:
+        """As ipykernel's, which imports the class of the streams by its name: for that long the name is there again."""
+        self.outstream_class = f"{paced.__name__}.PacedStream"
+        sys.modules[paced.__name__] = paced
+        super().init_io()  # type: ignore[no-untyped-call]
+        del sys.modules[paced.__name__]
 
     def start(self) -> None:
         """As ipykernel's; it returns when the kernel was shut down.

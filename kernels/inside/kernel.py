@@ -3,7 +3,9 @@
 Owns the moment at which a message arrives on shell or control: is its sender still the owner, has it come before?
 All else is ipykernel's.
 
-`kernelring_attach_request {epoch, boot, since}` on control: become the owner; see `Recorder.attach` for the reply.
+`kernelring_attach_request {epoch, boot, since, window}` on control: become the owner; see `Recorder.attach` for the
+reply, and `window.py` for the last, which is in bytes and may be left out.
+`kernelring_read_request {n}` on control: the owner has read all output up to number n. It has no reply.
 `kernelring_ack_request {client: [incarnation, n], …}` on control: how far clients have got. It has no reply.
 """
 
@@ -19,6 +21,7 @@ import zmq
 from ipykernel.ipkernel import IPythonKernel
 from jupyter_client.session import DELIM
 
+from kernels.inside.outputs import KeptOutputs
 from kernels.inside.recorder import Owner, Recorder, owner_of
 from kernels.inside.session import OWN_MESSAGES
 
@@ -59,6 +62,7 @@ class RingKernel(IPythonKernel):
     def start(self) -> None:
         """As ipykernel's. Without that thread it is the main thread that reads, between cells."""
         super().start()  # type: ignore[no-untyped-call]
+        self.shell.history_manager.outputs = KeptOutputs()  # type: ignore[union-attr]
         assert self.shell_stream
         if not self.shell_channel_thread:
             self.shell_stream.on_recv(partial(self._arrives_on_main, copy_context()), copy=False)
@@ -116,6 +120,8 @@ class RingKernel(IPythonKernel):
                 self._attach(idents, request)
             elif kind == "kernelring_ack_request":
                 self.recorder.acknowledge(request["content"])
+            elif kind == "kernelring_read_request" and owner_of(idents) == self.recorder.owner:
+                self.recorder.window.read(int(request["content"]["n"]))
         except Exception:
             self.log.exception("an owner's request cannot be served")
 
@@ -123,6 +129,8 @@ class RingKernel(IPythonKernel):
         asked = request["content"]
         owner = Owner(int(asked["epoch"]), str(asked["boot"]))
         content, buffers = self.recorder.attach(owner, asked.get("since"))
+        if content["granted"]:
+            self.recorder.window.open(int(asked.get("window", 0)))
         self.session.send(  # type: ignore[union-attr]
             self.control_stream, "kernelring_attach_reply", content, request, idents, list(buffers)
         )

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from kernels.inside.ledger import Ledger, Parts
 from kernels.inside.tape import Tape
+from kernels.inside.window import Window
 
 IDENTITY_PREFIX: Final = b"kernelring:"
 REPLIES_SHARE: Final = 4  # replies get a quarter of what output gets
@@ -47,6 +48,7 @@ class Recorder:
         # Shell's own fence follows the owner's epoch when all that had arrived before the new owner has been taken.
         self.shell_epoch = 0
         self.lock = threading.RLock()
+        self.window = Window()
         self._tape = Tape(limit_bytes)
         self._ledger = Ledger(limit_bytes // REPLIES_SHARE)
         self._acks: dict[str, int] = {}

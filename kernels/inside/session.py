@@ -12,6 +12,7 @@ from typing import Any, Final
 import zmq
 from jupyter_client.session import DELIM, Session
 
+from kernels.inside.packed import size_of
 from kernels.inside.recorder import Recorder, owner_of
 
 OWN_MESSAGES: Final = "kernelring_"
@@ -78,8 +79,14 @@ class NumberedSocket:
         self._session = session
 
     def send_multipart(self, wire: list[bytes], *args: Any, **kwargs: Any) -> Any:
-        """Number, record, send."""
-        return self._socket.send_multipart(self._session.number(wire), *args, **kwargs)
+        """Number, record, send. The last is left out while the owner does not read: the recorder has it."""
+        numbered = self._session.number(wire)
+        if numbered is wire:  # a welcome
+            return self._socket.send_multipart(wire, *args, **kwargs)
+        recorder = self._session.recorder
+        if not recorder.window.sent(recorder.next_number - 1, size_of(numbered)):
+            return None
+        return self._socket.send_multipart(numbered, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._socket, name)
