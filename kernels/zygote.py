@@ -23,10 +23,11 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from kernels import zygote_birth, zygote_preload, zygote_wire
+from kernels import zygote_birth, zygote_memory, zygote_preload, zygote_wire
 from kernels.zygote_wire import WireEnded
 
 _PR_SET_PDEATHSIG = 1
+_KEPT: list[object] = []
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 def freeze() -> None:
     """Keeps the collector off what has been imported: a child's first full collection would copy all of it."""
     gc.collect()
+    _KEPT.extend(zygote_memory.fill_gaps())
     gc.freeze()
 
 

@@ -126,14 +126,14 @@ class RingKernel(IPythonKernel):
             self.log.exception("an owner's request cannot be served")
 
     def _attach(self, idents: list[bytes], request: dict[str, Any]) -> None:
+        session = self.session
+        assert session
         asked = request["content"]
         owner = Owner(int(asked["epoch"]), str(asked["boot"]))
-        content, buffers = self.recorder.attach(owner, asked.get("since"))
+        content, buffers = self.recorder.attach(owner, asked.get("since"), session.sign)
         if content["granted"]:
             self.recorder.window.open(int(asked.get("window", 0)))
-        self.session.send(  # type: ignore[union-attr]
-            self.control_stream, "kernelring_attach_reply", content, request, idents, list(buffers)
-        )
+        session.send(self.control_stream, "kernelring_attach_reply", content, request, idents, list(buffers))
         if content["granted"] and self._started:
             assert self.shell_stream
             self.shell_stream.io_loop.add_callback(self._fence_shell)

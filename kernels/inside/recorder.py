@@ -7,7 +7,7 @@ epoch. ipykernel's threads (main, subshells, shell channel, control, IOPub) meet
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from kernels.inside.ledger import Ledger, Parts
@@ -61,7 +61,7 @@ class Recorder:
         return self._tape.last + 1
 
     def sent(self, parts: Sequence[bytes | memoryview]) -> None:
-        """Keep an output, under `next_number`."""
+        """Keep an output, without its signature, under `next_number`."""
         with self.lock:
             self._tape.append(parts)
 
@@ -101,11 +101,13 @@ class Recorder:
 
     # -- owners ---------------------------------------------------------------------------------------------------
 
-    def attach(self, owner: Owner, since: list[int] | None) -> tuple[dict[str, Any], list[bytes]]:
+    def attach(
+        self, owner: Owner, since: list[int] | None, sign: Callable[[list[bytes]], bytes]
+    ) -> tuple[dict[str, Any], list[bytes]]:
         """Grant the kernel to `owner`, or not; return what to answer: content and buffers.
 
         In one step: each reply is either among the buffers, or goes to the new owner. `since` is the number,
-        [incarnation, n], of the last output that the owner has; None: it has none.
+        [incarnation, n], of the last output that the owner has; None: it has none. `sign` makes a message's signature.
         """
         with self.lock:
             granted = owner.epoch > self.owner.epoch or owner == self.owner
@@ -113,11 +115,11 @@ class Recorder:
             if not granted:
                 return content, []
             self.owner = owner
-            return self._replay(content, since[1] if since and since[0] == self.incarnation else 0)
+            n = since[1] if since and since[0] == self.incarnation else 0
+            return self._replay(content, n, [[sign(parts[:4]), *parts] for parts in self._tape.after(n)])
 
-    def _replay(self, content: dict[str, Any], n: int) -> tuple[dict[str, Any], list[bytes]]:
+    def _replay(self, content: dict[str, Any], n: int, output: list[list[bytes]]) -> tuple[dict[str, Any], list[bytes]]:
         """What the tape and the ledger have. The buffers are message after message; the content says how many each."""
-        output = self._tape.after(n)
         replies = [(answer.at, parts) for answer in self._ledger.replies if (parts := answer.parts)]
         questions = list(self._ledger.questions.values())
         content |= {

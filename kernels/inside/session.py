@@ -62,9 +62,8 @@ class RecordingSession(Session):
         metadata = wire[at + 2][1:].lstrip()
         head = b'{"kernelring":[%d,%d]' % (self.recorder.incarnation, self.recorder.next_number)
         parts = [*wire[at : at + 2], head + (b"" if metadata[:1] == b"}" else b",") + metadata, *wire[at + 3 :]]
-        signed = [self.sign(parts[:4]), *parts]
-        self.recorder.sent(signed)
-        return [*wire[: at - 1], *signed]
+        self.recorder.sent(parts)
+        return [*wire[: at - 1], self.sign(parts[:4]), *parts]
 
 
 class NumberedSocket:
