@@ -19,9 +19,9 @@ def directory() -> Iterator[Path]:
         yield Path(found)
 
 
-@pytest.fixture(params=[False, True], ids=["", "threadless"])
+@pytest.fixture(params=[False, True], ids=["cold", "warm"])
 def kernel(directory: Path, request: pytest.FixtureRequest) -> Iterator[None]:
-    with ring_kernel(directory, "--RingApp.incarnation=3", threadless=request.param):
+    with ring_kernel(directory, "--RingApp.incarnation=3", warm=request.param):
         yield
 
 
