@@ -19,7 +19,7 @@ import structlog
 import zmq
 from jupyter_client.kernelspec import NoSuchKernel
 
-from kernels.adoption import Recorded, Unrecorded
+from kernels.adoption import Unrecorded
 from kernels.attached import AttachedKernel
 from kernels.errors import (
     BadRequest,
@@ -34,6 +34,7 @@ from kernels.errors import (
 from kernels.house_rules import HouseOptions, Rule
 from kernels.kernel_manager import NurseryKernelManager
 from kernels.nursery_client import ClaimLost, ClaimWanted, Event, KernelExited, NurseryBack, NurseryClient
+from kernels.recorded import Recorded
 from kernels.records import KernelRecord, checked_kernel_id, checked_notes
 from kernels.wires import is_bound
 
@@ -195,6 +196,13 @@ class House:
                 while self._tenants and to_anybody():
                     self._changed.clear()
                     await self._changed.wait()
+
+    async def left_by_clients(self, within_s: float) -> None:
+        """Wait until no client is connected to a kernel here; `within_s` at the most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                for tenant in list(self._tenants.values()):
+                    await tenant.kernel.left_by_clients()
 
     def on_event(self, event: Event) -> None:
         """What the nursery tells."""

@@ -42,6 +42,7 @@ class Seat:
         self.refused: set[str] = set()  # requests that must not be handed on if they are sent again
         self._missed = missed
         self.occupied = True
+        self.left = asyncio.Event()
         self.left_s = 0.0
         self._kernel = kernel
         self._backlog = backlog
@@ -91,6 +92,7 @@ class Seat:
     def leave(self) -> None:
         """The client's connection has ended; its place is kept for a while."""
         self.occupied = False
+        self.left.set()
         self.left_s = time.monotonic()
 
     def wake(self) -> None:

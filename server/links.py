@@ -230,7 +230,7 @@ async def receive_resume(socket: web.WebSocketResponse) -> Resume:
     try:
         fields = orjson.loads(first.data)
         pending = [(channel, header) for channel, header in fields.pop("pending")]
-        number = number_in(fields.pop("number"))
-        return Resume(**fields, pending=pending, number=number)
+        number, got = number_in(fields.pop("number")), number_in(fields.pop("got"))
+        return Resume(**fields, pending=pending, number=number, got=got)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise MalformedFrame("an internal connection did not begin with where to resume") from error

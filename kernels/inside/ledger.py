@@ -31,6 +31,13 @@ class Answer(NamedTuple):
         return self.packed.parts if self.packed else None
 
 
+class Question(NamedTuple):
+    """An input_request that waits for its input_reply."""
+
+    msg_id: str
+    parts: Parts
+
+
 class Ledger:
     """`limit_bytes` bounds the replies."""
 
@@ -40,7 +47,7 @@ class Ledger:
         self._open: dict[str, None] = {}
         self._done: dict[str, Answer] = {}
         self._with_parts: dict[str, int] = {}  # of `_done`: which have their parts, oldest first, and at what cost
-        self.questions: dict[str, Parts] = {}  # input_request by the msg_id of the cell that asks
+        self.questions: dict[str, Question] = {}  # by the msg_id of the cell that asks
 
     def take(self, msg_id: str, *, gets_reply: bool) -> bool:
         """Note that a message has come; False when it had come before."""

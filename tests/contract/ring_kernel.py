@@ -53,12 +53,15 @@ class Owner:
         for channel in ("shell", "control", "stdin"):
             self._sockets[channel] = self._socket(zmq.DEALER, directory, channel)
         self._sockets["iopub"] = self._socket(zmq.SUB, directory, "iopub")
+        for channel in ("shell", "control", "stdin"):  # what the kernel sends to a peer that is not there is dropped
+            assert self._sockets[channel].poll(int(ANSWER_S * 1000), zmq.POLLOUT)
 
     def _socket(self, kind: int, directory: Path, channel: str) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(kind)
         socket.linger = 0
         if kind == zmq.DEALER:
             socket.setsockopt(zmq.IDENTITY, f"kernelring:{self.epoch}:{self.boot}".encode())
+            socket.setsockopt(zmq.IMMEDIATE, 1)  # so that it is writable when it is connected
         else:
             socket.setsockopt(zmq.RCVHWM, 0)
             socket.setsockopt(zmq.SUBSCRIBE, b"")
@@ -132,7 +135,10 @@ class Attached:
         self.content = reply.content
         self.granted: bool = reply.content["granted"]
         buffers = iter(reply.buffers)
-        take = lambda count: said(session, [next(buffers) for _ in range(count)])  # noqa: E731
+
+        def take(count: int) -> Said:
+            return said(session, [next(buffers) for _ in range(count)])
+
         self.output = [take(count) for count in reply.content.get("output", [])]
         self.replies = [take(count) for _, count in reply.content.get("replies", [])]
         self.questions = [take(count) for count in reply.content.get("questions", [])]

@@ -40,12 +40,12 @@ def owner(directory: Path, request: pytest.FixtureRequest) -> Iterator[Callable[
             one.close()
 
 
-@pytest.fixture(params=BUSY.values(), ids=BUSY)
+@pytest.fixture(params=list(BUSY))
 def busy(owner: Callable[[int], Owner], request: pytest.FixtureRequest) -> Owner:
     """The owner of a busy kernel; it has written two cells more and dies now."""
     ann = owner(1)
     ann.wait("shell", "execute_reply", ann.run("ran = []"))
-    ann.wait("iopub", "execute_input", ann.run(request.param))
+    ann.wait("iopub", "execute_input", ann.run(BUSY[request.param]))
     ann.run("ran.append('a')", "a")
     ann.run("ran.append('b')", "b")
     ann.die_having_written()

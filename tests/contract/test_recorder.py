@@ -179,11 +179,42 @@ def test_the_recorder_is_bounded_and_says_how_much_fell_out(directory: Path, own
 
 
 @pytest.mark.usefixtures("kernel")
+def test_what_was_typed_for_an_earlier_question_does_not_answer_the_next(owner: MAKE) -> None:
+    ann = owner(1)
+    ann.attach()
+    cell = ann.run("a = input('one '); b = input('two '); print(a, b)")
+    first = ann.wait("stdin", "input_request", cell)
+    ann.send("stdin", "input_reply", {"value": "1"}, parent={"header": first.header})
+    second = ann.wait("stdin", "input_request", cell)
+    ann.send("stdin", "input_reply", {"value": "late"}, parent={"header": first.header})  # a message of its own
+    ann.send("stdin", "input_reply", {"value": "2"}, parent={"header": second.header})
+    assert "1 2\n" in text_of(ann.output_of(cell))
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("names", ["nothing", "the cell"])
+def test_an_answer_that_names_no_question_is_taken(owner: MAKE, names: str) -> None:
+    """jupyter_client's blocking client sends an empty parent_header, and so nbclassic."""
+    ann = owner(1)
+    ann.attach()
+    cell = ann.run("a = input('one '); b = input('two '); print(a, b)")
+    for value in "12":
+        asks = ann.wait("stdin", "input_request", cell)
+        header = {**asks.header, "msg_type": "execute_request", "msg_id": cell}
+        ann.send("stdin", "input_reply", {"value": value}, parent={"header": header} if names == "the cell" else None)
+    assert "1 2\n" in text_of(ann.output_of(cell))
+
+
+@pytest.mark.usefixtures("kernel")
 def test_acknowledgements_outlive_the_owner(owner: MAKE) -> None:
     ann = owner(1)
     ann.attach()
     ann.send("control", "kernelring_ack_request", {"client-1": [3, 5], "client-2": [2, 9]})
-    assert owner(2).attach().content["acks"] == {"client-1": 5}
+    bob = owner(2)
+    assert bob.attach().content["acks"] == {"client-1": 5}
+    ann.send("control", "kernelring_ack_request", {"client-1": [3, 9]})  # what it still knew when it let go
+    ann.send("control", "kernelring_ack_request", {"client-1": [3, 7]})
+    assert owner(3).attach().content["acks"] == {"client-1": 9}
 
 
 @pytest.mark.usefixtures("kernel")
