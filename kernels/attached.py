@@ -206,6 +206,8 @@ class AttachedKernel:
         self._heard_of(asked)
         if request:
             self._keep(frame, request.client)
+            if channel != "stdin":
+                self._backlog.note_reply(asked, request.client)
         else:
             self._keep_for_asker(frame, asked, parts[1])
 
@@ -252,7 +254,8 @@ class AttachedKernel:
         session = framing.session_of(parent)
         if isinstance(self._way, Recorded):
             if session in self._seating:
-                return self._keep(frame, session)
+                self._keep(frame, session)
+                return self._backlog.note_reply(asked, session)
             self._way.unclaimed(asked, session)
         return self._keep(frame, "", answers=asked)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from kernels import framing
@@ -78,8 +79,10 @@ class Seat:
             return
         self._kernel.send(self.client, message, header)
 
-    def acknowledge(self, number: framing.Number) -> None:
-        """The client has got all output up to `number`: that far it will not be told again, whoever serves it."""
+    def acknowledge(self, number: framing.Number, replies: Iterable[str] = ()) -> None:
+        """The client has got all output up to `number`, and the replies to these requests: neither is told again."""
+        for msg_id in replies:
+            self._backlog.settle(msg_id, self.client)
         if self.number is not None and number > self.number:
             self.number = number
             self._kernel.acknowledge(self.client, number)

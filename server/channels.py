@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -108,19 +109,23 @@ class Conversation:
                 raise problem
         return self._socket
 
-    async def send_away(self, *, heirs: bool) -> None:
+    def wake(self) -> None:
+        """There may be something new to find out, although nothing has come over the link."""
+        self._progress.set()
+
+    async def send_away(self, heirs: Callable[[], bool]) -> None:
         """Close with a code on which Jupyter's clients come back, and hear the client out.
 
         What it has sent before it reads our close is still handed on. A client that answers nothing is waited for
-        `CLOSE_S`, or it would keep this worker for ever. `heirs`: there are other workers, so the kernel's next owner
-        is first told of the client's place, which it keeps until the client comes back through another entry worker.
+        `CLOSE_S`, or it would keep this worker for ever. While there are `heirs` (other workers), the kernel's next
+        owner is first told of the client's place, which it keeps until the client comes back through another entry
+        worker.
         And nothing is to come again there: the client says how far it has come, and the owner hears that, before the
         close (our text lies in the owner's socket before the client can be back).
         """
         with suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(HEIR_S + SETTLE_S + 2 * CLOSE_S):
-                if heirs:
-                    await self._linked_anew()
+                await self._linked_anew(heirs)
                 async with self._passing:  # between two batches: what was read from the owner is also passed on
                     if self._asking:
                         self._asking.cancel()
@@ -147,17 +152,18 @@ class Conversation:
                     self._progress.clear()
                     await self._progress.wait()
 
-    async def _linked_anew(self) -> None:
+    async def _linked_anew(self, heirs: Callable[[], bool]) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(HEIR_S):
-                while not self._linked.is_set() or self._link is None or self._link.ended or self._outdated:
+                while heirs() and not self._well_linked:
                     self._progress.clear()
                     await self._progress.wait()
 
     @property
-    def _outdated(self) -> bool:
-        """Whether the owner that we are linked to is about to be replaced, too: a reload replaces all."""
-        return self._owner_generation < ARBITER.generation
+    def _well_linked(self) -> bool:
+        """Whether we have an owner that is not about to be replaced, too: a reload replaces all."""
+        is_linked = self._linked.is_set() and self._link is not None and not self._link.ended
+        return is_linked and self._owner_generation >= ARBITER.generation
 
     async def close(self) -> None:
         """Give the seat up."""
@@ -260,8 +266,8 @@ class Conversation:
     async def _pinged(self, received: WSMessage) -> None:
         if received.type is WSMsgType.PING:
             await self._socket.pong(received.data)
-        elif (number := self._receipts.heard(bytes(received.data))) and self._link:
-            await self._link.acknowledge(number)
+        elif (got := self._receipts.heard(bytes(received.data))) and self._link:
+            await self._link.acknowledge(*got)
 
     def _log_refusal(self, error: Exception) -> None:
         log.warning("frame_refused", user=self._user, kernel=self._kernel_id, why=str(error))
@@ -332,6 +338,8 @@ class Conversation:
 
     async def _pass_on(self, frame: bytes) -> None:
         channel = framing.channel_of(frame)
+        if channel in ("shell", "control"):  # one that it has already, too: this owner does not know that
+            self._receipts.replied(framing.msg_id_of(framing.part_of(frame, 1)))
         if not self._outbox.heard(channel, frame):
             return
         try:
@@ -348,6 +356,15 @@ class Conversation:
 
 async def close_sockets(app: web.Application) -> None:
     """End every client's socket; its client comes back, to another worker."""
-    heirs = bool(app[app_keys.MEMBERSHIP].ring.members)
-    going = [each.send_away(heirs=heirs) for each in app[app_keys.CONVERSATIONS]]
+    membership, conversations = app[app_keys.MEMBERSHIP], list(app[app_keys.CONVERSATIONS])
+
+    async def tell_when_alone() -> None:
+        while membership.ring.members:
+            await membership.wait_newer(membership.ring.epoch, HEIR_S)
+        for each in conversations:
+            each.wake()
+
+    watch = asyncio.create_task(tell_when_alone(), name="tell_when_alone")
+    going = [each.send_away(lambda: bool(membership.ring.members)) for each in conversations]
     await asyncio.gather(*going, return_exceptions=True)
+    watch.cancel()

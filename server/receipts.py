@@ -27,6 +27,8 @@ class Receipts:
         self.got = got
         self._ping = ping
         self._sent = got
+        self._replies: list[str] = []  # requests whose replies it was sent; of the first `_asked` the ping asks, too
+        self._asked = 0
         self._more = asyncio.Event()  # something was sent since the last ping
         self._answered = asyncio.Event()
 
@@ -40,16 +42,24 @@ class Receipts:
         self._sent = number
         self._more.set()
 
-    def heard(self, payload: bytes) -> Number | None:
-        """A pong has come: return what the client has got, if that is news."""
+    def replied(self, msg_id: str) -> None:
+        """The client was sent the reply to this request, which has no number of its own."""
+        if self._sent:  # else the kernel numbers nothing
+            self._replies.append(msg_id)
+            self._more.set()
+
+    def heard(self, payload: bytes) -> tuple[Number, list[str]] | None:
+        """A pong has come: return what the client has got, output up to a number and replies, if that is news."""
         number = number_said(payload.decode("ascii", "replace"))
         if number is None or self._sent is None or number > self._sent:
             return None
         self._answered.set()
-        if self.got and number <= self.got:
+        replies, self._replies = self._replies[: self._asked], self._replies[self._asked :]
+        self._asked = 0
+        if self.got and number <= self.got and not replies:
             return None
-        self.got = number
-        return number
+        self.got = max(number, self.got or number)
+        return self.got, replies
 
     async def ask(self) -> None:
         """Ask, as long as this task runs: at once when there is something new, then at that pace."""
@@ -62,13 +72,14 @@ class Receipts:
         """Return when the client has answered for all that it was sent, or after `within_s`. Nothing else asks now."""
         with suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(within_s):
-                while self.got != self._sent:
+                while self.got != self._sent or self._replies:
                     await self._ask_once()
 
     async def _ask_once(self) -> None:
         assert self._sent
         self._more.clear()
         self._answered.clear()
+        self._asked = len(self._replies)
         await self._ping(b"%d.%d" % self._sent)
         await self._answered.wait()
 
