@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -183,10 +183,10 @@ class AttachedKernel:
         else:
             self._wires.probe(channel, on_reply, subshell)
 
-    def acknowledge(self, client: str, number: Number) -> None:
-        """A client has got the output up to `number`."""
+    def acknowledge(self, client: str, number: Number, replies: Iterable[str] = ()) -> None:
+        """A client has got the output up to `number`, and the replies to these requests."""
         if isinstance(self._way, Recorded) and self._wires and number[0] == self._way.last[0]:
-            self._way.acknowledge(client, number, self._wires)
+            self._way.acknowledge(client, number, replies, self._wires)
 
     # -- from the kernel ------------------------------------------------------------------------------------------
 

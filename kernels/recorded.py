@@ -8,7 +8,7 @@ is asked for it before anything else is handed up. Knows nothing of clients but 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -45,6 +45,7 @@ class Recorded:
         self._at: int | None = None  # while replies are replayed: the number of the output before the reply
         self._told: dict[str, Number] = {}  # of `acks`, what the kernel is to be told of soon
         self._lenient = False  # whether output is taken that does not follow the last one
+        self._told_replies: list[str] = []
         self._telling = False  # whether a timer runs at whose end it is told
         # What came for requests that nobody here has sent: (number of the output before it, msg_id, session) of each.
         self._unclaimed: list[tuple[int, str, str]] = []
@@ -144,9 +145,13 @@ class Recorded:
         missed, self.last = found[1] - self.last[1] - 1, found
         return found, missed
 
-    def acknowledge(self, client: str, number: Number, wires: Wires) -> None:
-        """A client has got all output up to `number`. The kernel is told at once, or soon, and only of the newest."""
+    def acknowledge(self, client: str, number: Number, replies: Iterable[str], wires: Wires) -> None:
+        """A client has got all output up to `number`, and the replies to these requests.
+
+        The kernel is told at once, or soon, and only of the newest.
+        """
         self.acks[client] = self._told[client] = number
+        self._told_replies.extend(replies)
         if not self._telling:
             self.tell_acks(wires)
             self._telling = True
@@ -155,14 +160,15 @@ class Recorded:
     def _told_long_ago(self, wires: Wires) -> None:
         self._telling = False
         if self._told:
-            self.acknowledge(*self._told.popitem(), wires)
+            self.acknowledge(*self._told.popitem(), (), wires)
 
     def tell_acks(self, wires: Wires) -> None:
         """Tell the kernel now."""
-        told, self._told = self._told, {}
-        if told:
+        told = {"clients": self._told, "replies": self._told_replies}
+        if self._told:
+            self._told, self._told_replies = {}, []
             with suppress(PortLost, KeyError):  # the wires have been cut meanwhile
-                wires.tell("kernelring_ack_request", dict(told))
+                wires.tell("kernelring_ack_request", told)
 
     def unclaimed(self, asked: str, session: str) -> None:
         """Something came for a request that an owner before us was given, by a client that is not here."""

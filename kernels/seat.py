@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kernels import framing
@@ -79,13 +79,13 @@ class Seat:
             return
         self._kernel.send(self.client, message, header)
 
-    def acknowledge(self, number: framing.Number, replies: Iterable[str] = ()) -> None:
+    def acknowledge(self, number: framing.Number, replies: Sequence[str] = ()) -> None:
         """The client has got all output up to `number`, and the replies to these requests: neither is told again."""
         for msg_id in replies:
             self._backlog.settle(msg_id, self.client)
-        if self.number is not None and number > self.number:
-            self.number = number
-            self._kernel.acknowledge(self.client, number)
+        if self.number is not None and (replies or number > self.number):
+            self.number = max(self.number, number)
+            self._kernel.acknowledge(self.client, self.number, replies)
 
     @property
     def closed(self) -> bool:

@@ -356,7 +356,7 @@ class Conversation:
 
 async def close_sockets(app: web.Application) -> None:
     """End every client's socket; its client comes back, to another worker."""
-    membership, conversations = app[app_keys.MEMBERSHIP], list(app[app_keys.CONVERSATIONS])
+    membership, conversations = app[app_keys.MEMBERSHIP], [*app[app_keys.CONVERSATIONS]]
 
     async def tell_when_alone() -> None:
         while membership.ring.members:

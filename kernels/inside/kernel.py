@@ -4,7 +4,8 @@ Owns the moment at which a message arrives on shell or control: is its sender st
 All else is ipykernel's.
 
 `kernelring_attach_request {epoch, boot, since}` on control: become the owner; see `Recorder.attach` for the reply.
-`kernelring_ack_request {client: [incarnation, n], …}` on control: how far clients have got. It has no reply.
+`kernelring_ack_request {clients, replies}` on control: how far each client has got (its name: [incarnation, n]), and
+the msg_ids of requests whose replies have been got. It has no reply.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class RingKernel(IPythonKernel):
             if kind == "kernelring_attach_request":
                 self._attach(idents, request)
             elif kind == "kernelring_ack_request":
-                self.recorder.acknowledge(request["content"])
+                self.recorder.acknowledge(request["content"]["clients"], request["content"]["replies"])
         except Exception:
             self.log.exception("an owner's request cannot be served")
 

@@ -140,9 +140,11 @@ class Recorder:
         }
         return content, [part for parts in (*output, *(parts for _, parts in replies), *questions) for part in parts]
 
-    def acknowledge(self, acks: dict[str, Any]) -> None:
-        """Note how far clients have got: client -> [incarnation, n]."""
+    def acknowledge(self, acks: dict[str, Any], replies: Sequence[str] = ()) -> None:
+        """Note how far clients have got (client -> [incarnation, n]), and which requests' replies."""
         with self.lock:
+            for msg_id in replies:
+                self._ledger.got(msg_id)
             for client, place in acks.items():
                 if place[0] == self.incarnation:  # the owner before may tell it later than the one after
                     self._acks[client] = max(place[1], self._acks.pop(client, 0))

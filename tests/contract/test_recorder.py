@@ -5,12 +5,17 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.contract.ring_kernel import Owner, ring_kernel, text_of
 
 MAKE = Callable[..., Owner]
+
+
+def acks(clients: dict[str, list[int]], *replies: str) -> dict[str, Any]:
+    return {"clients": clients, "replies": replies}
 
 
 @pytest.fixture
@@ -209,12 +214,26 @@ def test_an_answer_that_names_no_question_is_taken(owner: MAKE, names: str) -> N
 def test_acknowledgements_outlive_the_owner(owner: MAKE) -> None:
     ann = owner(1)
     ann.attach()
-    ann.send("control", "kernelring_ack_request", {"client-1": [3, 5], "client-2": [2, 9]})
+    ann.send("control", "kernelring_ack_request", acks({"client-1": [3, 5], "client-2": [2, 9]}))
     bob = owner(2)
     assert bob.attach().content["acks"] == {"client-1": 5}
-    ann.send("control", "kernelring_ack_request", {"client-1": [3, 9]})  # what it still knew when it let go
-    ann.send("control", "kernelring_ack_request", {"client-1": [3, 7]})
+    ann.send("control", "kernelring_ack_request", acks({"client-1": [3, 9]}))  # what it still knew when it let go
+    ann.send("control", "kernelring_ack_request", acks({"client-1": [3, 7]}))
     assert owner(3).attach().content["acks"] == {"client-1": 9}
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_reply_that_its_client_has_got_is_not_told_again_but_to_who_asks_for_it(owner: MAKE) -> None:
+    ann = owner(1)
+    ann.attach()
+    for cell in ("first", "second"):
+        ann.run("7", cell)
+        ann.wait("shell", "execute_reply", cell)
+    ann.send("control", "kernelring_ack_request", acks({"client": [3, 1]}, "first"))
+    bob = owner(2)
+    assert [reply.parent for reply in bob.attach().replies] == ["second"]
+    bob.run("7", "first")
+    assert bob.wait("shell", "execute_reply", "first").content["execution_count"] == 1
 
 
 @pytest.mark.usefixtures("kernel")
