@@ -190,7 +190,7 @@ class House:
         return len(self._tenants)
 
     async def handed_over(self, within_s: float, to_anybody: Callable[[], bool]) -> None:
-        """Wait until other workers have taken every kernel here: `within_s` at the most, and while there are others."""
+        """Wait until others have taken every kernel here: `within_s` at the most, and while there are any."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 while self._tenants and to_anybody():
@@ -201,8 +201,7 @@ class House:
         """Wait until no client is connected to a kernel here; `within_s` at the most."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                for tenant in list(self._tenants.values()):
-                    await tenant.kernel.left_by_clients()
+                await asyncio.gather(*[tenant.kernel.left_by_clients() for tenant in self._tenants.values()])
 
     def on_event(self, event: Event) -> None:
         """What the nursery tells."""
@@ -237,7 +236,7 @@ class House:
 
     def _exited(self, record: KernelRecord) -> None:
         tenant = self._tenants.get(record.kernel_id)
-        # A restart that somebody asked for ends the old process on purpose; it holds the lock meanwhile.
+        # A restart that was asked for ends the old process on purpose; it holds the lock meanwhile.
         if tenant and not tenant.lock.locked() and record.incarnation >= tenant.record.incarnation:
             self._tell_exit(tenant, record)
 

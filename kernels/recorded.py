@@ -175,6 +175,11 @@ class Recorded:
         self._unclaimed.append((self.last[1] if self._at is None else self._at, asked, session))
         del self._unclaimed[:-MAX_UNCLAIMED]
 
+    def claimed(self, replies: list[str]) -> None:
+        """The clients have these replies, although the kernel did not know that when we asked it."""
+        self._unclaimed = [one for one in self._unclaimed if one[1] not in replies]
+        self._told_replies.extend(replies)
+
     def claimable(self, client: str, place: Number) -> list[str]:
         """The requests of a client whose replies it may not have got when it had got output up to `place`.
 

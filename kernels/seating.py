@@ -89,6 +89,7 @@ class Seating:
         if number[0] != way.last[0]:
             self._end_pending(resume, seat)
         else:  # if its entry worker has gone, nobody else knows what it waits for
+            way.claimed(resume.replies)
             for asked in way.claimable(resume.client, number):
                 self._backlog.claim_answer(asked, resume.client)
         self._adopt_pending(resume)

@@ -191,6 +191,8 @@ class Conversation:
             self._outbox.recorded = self._link.number is not None
             self._number = self._number or self._link.number
             self._receipts.begin(self._number)
+            if self._receipts.got:  # also what it has said while the seat was being taken, to nobody
+                await self._link.acknowledge(self._receipts.got, [*self._receipts.got_replies])
             self._again = self._outbox.to_send(self._again)
             while self._again:
                 await self._give(self._link, *self._again[0])
@@ -200,11 +202,12 @@ class Conversation:
 
     def _resume(self) -> Resume:
         pending = self._outbox.pending
+        got, replies = self._receipts.got, [*self._receipts.got_replies]
         if self._last is None and not pending:
-            return Resume(self._client, number=self._number, got=self._receipts.got)
+            return Resume(self._client, number=self._number, got=got, replies=replies)
         after = orjson.loads(framing.part_of(self._last, 0))["msg_id"] if self._last else None
         since = self._heard_at.isoformat().replace("+00:00", "Z")
-        return Resume(self._client, after, self._number, pending, since, self._receipts.got)
+        return Resume(self._client, after, self._number, pending, since, got, replies)
 
     async def _seat_here(self) -> Link:
         try:
