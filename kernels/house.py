@@ -1,8 +1,7 @@
 """The kernels that this worker owns.
 
 Owns the way from "this user is mine" to attached kernels: start, adopt, restart, end and let go. Reads the truth from
-the nursery, and is told by whoever made it (`Rule`) which users are this worker's. Knows nothing of Redis, HTTP or
-other workers.
+the nursery, and is told by its maker (`Rule`) which users are this worker's. Knows nothing of Redis, HTTP or peers.
 """
 
 from __future__ import annotations
@@ -277,7 +276,7 @@ class House:
                 self._fresh.set()
 
     async def _reconcile(self) -> None:
-        # A kernel that `create` starts while the nursery answers is in neither list, and no business of this one.
+        # A kernel that `create` starts while the nursery answers is in neither list: no business of this one.
         here = {kernel_id for kernel_id, tenant in self._tenants.items() if not tenant.lock.locked()}
         records = {record.kernel_id: record for record in await self._nursery.kernels()}
         for kernel_id in here - set(records):
