@@ -23,7 +23,7 @@ from kernels.wires import Wires
 OVERTAKEN: Final = 4
 FRUITLESS: Final = 2
 MAX_UNCLAIMED: Final = 2048
-# An acknowledgement costs the kernel 0.16 ms of processor time (measured), at this pace 0.8 % of a core while it prints.
+# An acknowledgement costs the kernel 0.16 ms of processor time (measured): 0.8 % of a core while it prints.
 ACK_EVERY_S: Final = 0.02
 # The recorder does not note where a request came from. All others come on shell.
 CONTROL_REPLIES: Final = frozenset({

@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 # How long a stopping worker waits for the next owner of a client's kernel. If it closes before, a cell that was sent
 # meanwhile is with nobody (seen: 24 students on a machine with more work than processors, 5.6 s).
-HEIR_S: Final = 10.0
+HEIR_S: Final = 7.0
 MAX_CLIENT_ID: Final = 128
 SETTLE_S: Final = 0.5  # how long a stopping worker waits for a client to say how far it has come
 MAX_UNTAKEN_BYTES: Final = 16 * 2**20  # what the owner has not taken; until it has, nothing more is read
