@@ -58,8 +58,8 @@ async def drain(app: web.Application, generation: int) -> None:
     In a reload the ring is left by being replaced: a worker that went before its successor is there would move its
     users to others, and then once more. When nobody is left to take the kernels, the clients go first: how far each has
     come is told to the kernels, by the owner, who therefore waits for the entry workers that stop with it. Ends within
-    `SUPERSEDED_S + HAND_OVER_S`, and what `close_sockets` takes (8.5 s at the most), below gunicorn's graceful timeout: a stream still open then would be cut
-    with SIGKILL, and nothing after it would run.
+    `SUPERSEDED_S + HAND_OVER_S` and what `close_sockets` takes (8.5 s at the most), below gunicorn's graceful timeout:
+    a stream still open then would be cut with SIGKILL, and nothing after it would run.
     """
     app[app_keys.STATUS].draining = True
     membership, house = app[app_keys.MEMBERSHIP], app[app_keys.HOUSE]
