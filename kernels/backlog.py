@@ -15,6 +15,7 @@ import orjson
 from kernels import framing
 
 _CLAIMED: Final = ""  # no request has this msg_id
+MAX_REPLIES: Final = 1024  # that clients have not said they have got
 
 
 @dataclass(slots=True)
@@ -48,6 +49,7 @@ class Backlog:
         self._entries: dict[int, Entry] = {}
         self._first = 1
         self.last = 0
+        self._replies: dict[tuple[str, str], int] = {}  # by request and client: the number of the frame
         self.dropped: framing.Number = (0, 0)  # the number of the newest output that has fallen out
 
     def append(
@@ -66,6 +68,17 @@ class Backlog:
             self._bytes -= len(oldest.frame)
             self.dropped = oldest.number or self.dropped
             self._first += 1
+
+    def note_reply(self, msg_id: str, client: str) -> None:
+        """The newest frame is the reply to this request, for this client."""
+        self._replies[msg_id, client] = self.last
+        while len(self._replies) > MAX_REPLIES:
+            del self._replies[next(iter(self._replies))]
+
+    def settle(self, msg_id: str, client: str) -> None:
+        """`client` has got the reply to its request `msg_id`: it is not told again."""
+        if entry := self._entries.get(self._replies.pop((msg_id, client), 0)):
+            entry.answers = _CLAIMED
 
     def read(self, cursor: int, client: str, max_bytes: int) -> Batch:
         """Return the frames after `cursor` that `client` may see, about `max_bytes` of them at the most."""
@@ -115,6 +128,8 @@ class Backlog:
         for entry in found:
             entry.answers = _CLAIMED
             self.append(entry.frame, client)
+            if framing.channel_of(entry.frame) != "stdin":
+                self.note_reply(msg_id, client)
         return any(framing.channel_of(entry.frame) != "stdin" for entry in found)
 
 

@@ -1,8 +1,7 @@
 """The kernels that this worker owns.
 
 Owns the way from "this user is mine" to attached kernels: start, adopt, restart, end and let go. Reads the truth from
-the nursery, and is told by whoever made it (`Rule`) which users are this worker's. Knows nothing of Redis, HTTP or
-other workers.
+the nursery, and is told by its maker (`Rule`) which users are this worker's. Knows nothing of Redis, HTTP or peers.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import structlog
 import zmq
 from jupyter_client.kernelspec import NoSuchKernel
 
-from kernels.adoption import Recorded, Unrecorded
+from kernels.adoption import Unrecorded
 from kernels.attached import AttachedKernel
 from kernels.errors import (
     BadRequest,
@@ -34,6 +33,7 @@ from kernels.errors import (
 from kernels.house_rules import HouseOptions, Rule
 from kernels.kernel_manager import NurseryKernelManager
 from kernels.nursery_client import ClaimLost, ClaimWanted, Event, KernelExited, NurseryBack, NurseryClient
+from kernels.recorded import Recorded
 from kernels.records import KernelRecord, checked_kernel_id, checked_notes
 from kernels.wires import is_bound
 
@@ -189,12 +189,18 @@ class House:
         return len(self._tenants)
 
     async def handed_over(self, within_s: float, to_anybody: Callable[[], bool]) -> None:
-        """Wait until other workers have taken every kernel here: `within_s` at the most, and while there are others."""
+        """Wait until others have taken every kernel here: `within_s` at the most, and while there are any."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 while self._tenants and to_anybody():
                     self._changed.clear()
                     await self._changed.wait()
+
+    async def left_by_clients(self, within_s: float) -> None:
+        """Wait until no client is connected to a kernel here; `within_s` at the most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await asyncio.gather(*[tenant.kernel.left_by_clients() for tenant in self._tenants.values()])
 
     def on_event(self, event: Event) -> None:
         """What the nursery tells."""
@@ -229,7 +235,7 @@ class House:
 
     def _exited(self, record: KernelRecord) -> None:
         tenant = self._tenants.get(record.kernel_id)
-        # A restart that somebody asked for ends the old process on purpose; it holds the lock meanwhile.
+        # A restart that was asked for ends the old process on purpose; it holds the lock meanwhile.
         if tenant and not tenant.lock.locked() and record.incarnation >= tenant.record.incarnation:
             self._tell_exit(tenant, record)
 
@@ -270,7 +276,7 @@ class House:
                 self._fresh.set()
 
     async def _reconcile(self) -> None:
-        # A kernel that `create` starts while the nursery answers is in neither list, and no business of this one.
+        # A kernel that `create` starts while the nursery answers is in neither list: no business of this one.
         here = {kernel_id for kernel_id, tenant in self._tenants.items() if not tenant.lock.locked()}
         records = {record.kernel_id: record for record in await self._nursery.kernels()}
         for kernel_id in here - set(records):

@@ -12,9 +12,11 @@ from kernels.framing import Number
 class Resume:
     """What a client's entry worker knows when it takes a seat (again).
 
-    `after`: the msg_id of the last message that the client got; `number`: what the kernel's recorder numbered it with.
-    `pending`: (channel, header) of requests that were handed on and not answered. `since`: when the owner before was
-    last heard, ISO 8601. All empty for a new client.
+    `after`: the msg_id of the last message that the client was sent; `number`: what the kernel's recorder numbered it
+    with. `got`: up to where the client itself has said that it has come; what it was sent since may be lost together
+    with its entry worker. `replies`: the requests whose replies it has lately said that it has got. `pending`:
+    (channel, header) of requests that were handed on and not answered. `since`: when the owner before was last heard,
+    ISO 8601. All empty for a new client.
     """
 
     client: str
@@ -22,3 +24,5 @@ class Resume:
     number: Number | None = None
     pending: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     since: str | None = None
+    got: Number | None = None
+    replies: list[str] = field(default_factory=list)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kernels import framing
@@ -42,6 +43,7 @@ class Seat:
         self.refused: set[str] = set()  # requests that must not be handed on if they are sent again
         self._missed = missed
         self.occupied = True
+        self.left = asyncio.Event()
         self.left_s = 0.0
         self._kernel = kernel
         self._backlog = backlog
@@ -77,11 +79,13 @@ class Seat:
             return
         self._kernel.send(self.client, message, header)
 
-    def acknowledge(self, number: framing.Number) -> None:
-        """The client has got all output up to `number`: that far it will not be told again, whoever serves it."""
-        if self.number is not None and number > self.number:
-            self.number = number
-            self._kernel.acknowledge(self.client, number)
+    def acknowledge(self, number: framing.Number, replies: Sequence[str] = ()) -> None:
+        """The client has got all output up to `number`, and the replies to these requests: neither is told again."""
+        for msg_id in replies:
+            self._backlog.settle(msg_id, self.client)
+        if self.number is not None and (replies or number > self.number):
+            self.number = max(self.number, number)
+            self._kernel.acknowledge(self.client, self.number, replies)
 
     @property
     def closed(self) -> bool:
@@ -91,6 +95,7 @@ class Seat:
     def leave(self) -> None:
         """The client's connection has ended; its place is kept for a while."""
         self.occupied = False
+        self.left.set()
         self.left_s = time.monotonic()
 
     def wake(self) -> None:

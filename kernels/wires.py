@@ -1,7 +1,8 @@
 """The four ZMQ connections from an owner to one kernel process.
 
 Owns the sockets, signatures and the handshake (first answer, subscription, identity). Hands verified messages up as
-(channel, parts) and never looks into their content. One set serves one process: a restart gets new wires.
+(channel, parts) and never looks into their content; the channel of a status that is due to a request of our own is
+`probe`: nobody's business, but it has its number. One set serves one process: a restart gets new wires.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +43,7 @@ WINDOW_BYTES: Final = 2 * 2**20
 # much: no cell comes below a window in that time (4 MiB a second) because its clients are slow or deaf.
 LAG_S: Final = 0.5
 LAG_LOOK_S: Final = 0.01
+MAX_HELD_BYTES: Final = 16 * 2**20  # of output that waits for a replay; more than a recorder keeps by default
 
 
 def is_bound(connection_info: dict[str, Any]) -> bool:
@@ -67,7 +70,8 @@ class Wires:
         self._iopub_seen = asyncio.Event()
         self._answered = asyncio.Event()
         self._asked: dict[str, asyncio.Future[list[bytes]]] = {}
-        self._held: list[tuple[str, list[bytes]]] | None = None
+        self._held: deque[tuple[str, list[bytes]]] | None = None
+        self._held_bytes = 0
         self.lags: Callable[[], bool] = lambda: False  # whether not even the fastest client keeps up
         self._unsaid_bytes = 0  # of output that was read since the kernel was told how far
         self._closed = False
@@ -155,15 +159,33 @@ class Wires:
         self.send("control", parts)
         return str(header["msg_id"])
 
-    def hold(self) -> None:
-        """Deliver nothing until `release`."""
-        self._held = []
+    @property
+    def holds(self) -> bool:
+        """Whether what comes is held."""
+        return self._held is not None
+
+    def hold(self, *first: tuple[str, list[bytes]]) -> None:
+        """Deliver nothing until `release`, and then `first` before all else.
+
+        Of output only so much is held: the rest is thrown away, and has to be asked for.
+        """
+        if self._held is None:
+            self._held, self._held_bytes = deque(), 0
+        self._held.extendleft(reversed(first))
 
     def release(self) -> None:
-        """Deliver what has come meanwhile."""
-        held, self._held = self._held or [], None
-        for channel, parts in held:
-            self._deliver(channel, parts)
+        """Deliver what has come meanwhile, until something of it asks for `hold` again."""
+        held, self._held = self._held or deque(), None
+        overflown = self._held_bytes > MAX_HELD_BYTES
+        while held and not self.holds:
+            self._deliver(*held.popleft())
+        if self.holds or overflown:
+            self.hold()
+            self._hold_all(held)
+
+    def _hold_all(self, messages: Iterable[tuple[str, list[bytes]]]) -> None:
+        for channel, parts in messages:
+            self._hold(channel, parts)
 
     def replay(self, channel: str, signed: list[bytes]) -> None:
         """Deliver a message (from its signature on) that the kernel has recorded, whatever is held."""
@@ -233,6 +255,10 @@ class Wires:
 
     def _hold(self, channel: str, parts: list[bytes]) -> None:
         assert self._held is not None
+        if channel in ("iopub", "probe"):
+            self._held_bytes += sum(map(len, parts))
+            if self._held_bytes > MAX_HELD_BYTES:
+                return
         self._held.append((channel, parts))
 
     def _take(self, channel: str, wire: list[bytes], deliver: Callable[[str, list[bytes]], None]) -> None:
@@ -252,7 +278,7 @@ class Wires:
         if answer := self._asked.pop(parent, None):
             return answer.set_result(parts)
         if parent.startswith(PROBE_PREFIX) and self._is_probes_own(channel, parent, parts[0]):
-            return None
+            return deliver("probe", parts) if channel == "iopub" else None
         return deliver(channel, parts)
 
     def _note_read(self, parts: list[bytes]) -> None:

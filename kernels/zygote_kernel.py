@@ -14,12 +14,10 @@ import sys
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
 import zmq
-from ipykernel.kernelbase import _async_in_context  # type: ignore[attr-defined]
 from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core.history import HistoryManager
 from IPython.core.profiledir import ProfileDir
@@ -152,19 +150,12 @@ class WarmKernel(RingKernel):
     _arrived = _now = _abort_until = 0
     _aborting = property(lambda self: self._now <= self._abort_until, lambda self, value: None)
 
-    def start(self) -> None:
-        """As ipykernel's, with messages numbered."""
-        super().start()
-        taken = _async_in_context(partial(self.shell_main, None))
-
-        def arrive(message: list[Any]) -> Awaitable[Any]:
-            self._arrived += 1
-            arrived = Arrived(message)
-            arrived.number = self._arrived
-            return taken(arrived)
-
-        assert self.shell_stream
-        self.shell_stream.on_recv(arrive, copy=False)
+    def _arrives_on_main(self, msg: list[Any]) -> Awaitable[None] | None:
+        """As RingKernel's, with messages numbered."""
+        self._arrived += 1
+        arrived = Arrived(msg)
+        arrived.number = self._arrived
+        return super()._arrives_on_main(arrived)
 
     async def dispatch_shell(self, msg: Any, *args: Any, **kwargs: Any) -> None:
         """As ipykernel's, which looks at `_aborting` before it awaits anything."""
@@ -286,4 +277,4 @@ def be_kernel(arguments: Sequence[str], after_start: Callable[[], None] | None =
     app.initialize()  # type: ignore[no-untyped-call]
     if after_start:
         IOLoop.current().call_later(AFTER_S, after_start)
-    app.start()  # type: ignore[no-untyped-call]
+    app.start()

@@ -103,7 +103,8 @@ class Scene:
             with suppress(ProcessLookupError):  # a fault that strikes with this one has ended it
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
-        self.stack.wait_event("worker_registered", mark, killed)
+        if killed:
+            self.stack.wait_event("worker_registered", mark, killed)
 
 
 Strike = Callable[[Scene, Victim], None]

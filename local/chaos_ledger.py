@@ -114,6 +114,7 @@ class Sheet:
         """A message, or lines of it, that had come before."""
         if after_reconnect:
             self.repeated += units
+            self.remarks.append(f"repeated: {what}")
         else:
             self.doubled += units
             self.remarks.append(f"doubled: {what}")
@@ -223,7 +224,7 @@ class Ledger:
                 sheet.note(said, connection, now_s)
             return True
         after_reconnect = before != connection.number and not (self._numbered and said.metadata.get("kernelring"))
-        what = f"{_name(said)} {said.header['msg_id']}"
+        what = f"{_name(said)} {said.header['msg_id']} {said.metadata.get('kernelring', '')}"
         (sheet or self._stray).again(_units(said), after_reconnect=after_reconnect, what=what)
         return before != connection.number
 

@@ -1,13 +1,15 @@
 """The channels WebSocket of a client, as its entry worker serves it.
 
-Owns the client's socket, its framing, the id of the last message that it got and the requests that wait for a reply:
-what is needed to carry on with another owner while the client's socket stays open. Never looks at what cells do.
+Owns the way between the client's socket and the kernel's owner, the id of the last message that the client was sent and
+the requests that wait for a reply: what is needed to carry on with another owner while the client's socket stays open.
+Never looks at what cells do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -20,36 +22,28 @@ from aiohttp.http import WebSocketError
 from kernels import framing
 from kernels.errors import KernelGone, KernelMoved, MalformedFrame, UnknownKernel
 from kernels.resume import Resume
-from kernels.wires import PROBE_PREFIX
 from server import app_keys
 from server.api_errors import ApiError, api_error, request_id
 from server.arbiter import ARBITER
+from server.client_socket import CLOSE_S, ClientSocket
 from server.links import MAX_REASON, Link, LocalLink, Outgoing, PeerLink
 from server.outbox import Outbox
 from server.owned import ENTRY_HEADER, OWNER_HEADER
 from server.ownership import unavailable
+from server.receipts import Receipts, number_said
 from server.request_keys import USER
-from server.unread import READS_NOTHING, WatchedSocket
+from server.unread import READS_NOTHING
 from sharding.errors import PeerLost, PeerRefused
 from sharding.member import Member
 
 log = structlog.get_logger(__name__)
 
-CLOSE_S: Final = (
-    1.0  # a client that does not answer our close is not waited for any longer: a stopping worker has others
-)
-HEIR_S: Final = 4.0  # how long a stopping worker waits for the next owner of a client's kernel
+# How long a stopping worker waits for the next owner of a client's kernel. If it closes before, a cell that was sent
+# meanwhile is with nobody (seen: 24 students on a machine with more work than processors, 5.6 s).
+HEIR_S: Final = 7.0
 MAX_CLIENT_ID: Final = 128
-ASK_EVERY_S: Final = 0.1
-MAX_SEQ: Final = 24
+SETTLE_S: Final = 0.5  # how long a stopping worker waits for a client to say how far it has come
 MAX_UNTAKEN_BYTES: Final = 16 * 2**20  # what the owner has not taken; until it has, nothing more is read
-MAX_HEADER_BYTES: Final = 16 * 1024  # headers of requests are kept until the reply; a client's has 300
-# What JupyterLab makes of a close: 1000 and 1001 mean "do not come back", all others "reconnect" (FACTS: lab >= 4.6).
-WHY: Final[dict[int, bytes]] = {
-    WSCloseCode.PROTOCOL_ERROR: b"This is not a WebSocket frame as RFC 6455 has it",
-    WSCloseCode.INVALID_TEXT: b"A text message must be UTF-8",
-    WSCloseCode.MESSAGE_TOO_BIG: b"The message is larger than KERNELRING_MAX_MESSAGE_MIB allows",
-}
 CLOSE_RESTARTING: Final = WSCloseCode.SERVICE_RESTART
 GOODBYE: Final = int(CLOSE_RESTARTING).to_bytes(2, "big") + b"This worker is being replaced"
 CLOSE_LATER: Final = WSCloseCode.TRY_AGAIN_LATER
@@ -67,27 +61,13 @@ async def channels(request: web.Request) -> web.WebSocketResponse:
         await conversation.close()
 
 
-class _Socket(WatchedSocket):
-    """aiohttp closes by itself when it cannot read a frame, and says no word."""
-
-    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
-        return await super().close(code=code, message=message or WHY.get(code, b""), drain=drain)
-
-
 class Conversation:
     """One client's socket and its link to the kernel's owner, which may be replaced while the socket stays."""
 
     def __init__(self, request: web.Request, user: str, kernel_id: str, client: str) -> None:
         self._request = request
         self._user, self._kernel_id, self._client = user, kernel_id, client
-        self._options = request.app[app_keys.SETTINGS]
-        self._socket = _Socket(
-            protocols=(framing.V1_SUBPROTOCOL,),
-            timeout=CLOSE_S,
-            max_msg_size=self._options.max_message_mib * 2**20,
-            compress=False,
-            autoping=False,  # a pong says how far the client has come
-        )
+        self._socket = ClientSocket(request.app[app_keys.SETTINGS].max_message_mib * 2**20)
         self._link: Link | None = None
         self._linked = asyncio.Event()
         # Held while a message is handed on and while the link is replaced. Without it: a message is on its way to the
@@ -98,14 +78,15 @@ class Conversation:
         self._leaving = False
         self._owner_generation = 0
         self._ended = asyncio.Event()
-        self._outward: asyncio.Task[None] | None = None
+        self._heard_out = asyncio.Event()  # the client has closed, and all that it had sent before was read
+        self._inward: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
         self._progress = asyncio.Event()  # set whenever something has come over the link, or the link is a new one
         self._again: list[Outgoing] = []
         self._outbox = Outbox()
         self._last: bytes | None = None
-        self._number = _last_seq(request.query.get("last_seq", ""))
-        self._advanced = asyncio.Event()
+        self._number = number_said(request.query.get("last_seq", ""))
+        self._receipts = Receipts(self._socket.ping, self._number)
         self._heard_at = datetime.now(UTC)
 
     async def run(self) -> web.WebSocketResponse:
@@ -113,14 +94,14 @@ class Conversation:
         await self._socket.prepare(self._request)
         others = self._request.app[app_keys.CONVERSATIONS]
         others.add(self)
-        inward = asyncio.create_task(self._from_client(), name="from_client")
-        outward = self._outward = asyncio.create_task(self._to_client(), name="to_client")
-        asking = self._asking = asyncio.create_task(self._ask_how_far(), name="ask_how_far")
+        inward = self._inward = asyncio.create_task(self._from_client(), name="from_client")
+        outward = asyncio.create_task(self._to_client(), name="to_client")
+        asking = self._asking = asyncio.create_task(self._receipts.ask(), name="ask_how_far")
         deaf = asyncio.create_task(self._socket.until_deaf(), name="until_deaf")
         try:
             await asyncio.wait((inward, outward, deaf), return_when=asyncio.FIRST_COMPLETED)
-            if self._leaving:
-                await asyncio.wait((inward,), timeout=CLOSE_S)
+            if self._leaving and not outward.done():
+                await self._all_taken()
         finally:
             others.discard(self)
             for task in (inward, outward, asking, deaf):
@@ -128,7 +109,7 @@ class Conversation:
             outcomes = await asyncio.gather(inward, outward, asking, deaf, return_exceptions=True)
             if is_deaf := not deaf.cancelled() and not deaf.exception():
                 log.warning("client_reads_nothing", user=self._user, kernel=self._kernel_id)
-                await self._dismiss(CLOSE_LATER, READS_NOTHING)
+                await self._socket.dismiss(CLOSE_LATER, READS_NOTHING)
             self._socket.let_go(at_once=is_deaf or self._leaving)
         self._ended.set()
         for problem in outcomes:
@@ -136,38 +117,64 @@ class Conversation:
                 raise problem
         return self._socket
 
-    async def send_away(self, *, heirs: bool) -> None:
+    def wake(self) -> None:
+        """There may be something new to find out, although nothing has come over the link."""
+        self._progress.set()
+
+    async def send_away(self, heirs: Callable[[], bool]) -> None:
         """Close with a code on which Jupyter's clients come back, and hear the client out.
 
         What it has sent before it reads our close is still handed on. A client that answers nothing is waited for
-        `CLOSE_S`, or it would keep this worker for ever. `heirs`: there are other workers, so the kernel's next owner
-        is first told of the client's place, which it keeps until the client comes back through another entry worker.
+        `CLOSE_S`, or it would keep this worker for ever. While there are `heirs` (other workers), the kernel's next
+        owner is first told of the client's place, which it keeps until the client comes back through another entry
+        worker.
+        And nothing is to come again there: the client says how far it has come, and the owner hears that, before the
+        close (our text lies in the owner's socket before the client can be back).
         """
         with suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(HEIR_S + 2 * CLOSE_S):
-                if heirs:
-                    await self._linked_anew()
+            async with asyncio.timeout(HEIR_S + 2 * SETTLE_S + 3 * CLOSE_S):
+                await self._linked_anew(heirs)
                 with suppress(TimeoutError):  # a client that reads nothing is in the midst of a batch for ever
-                    async with asyncio.timeout(CLOSE_S), self._passing:  # what was read from the owner is passed on
+                    # Between two batches: what was read from the owner is also passed on.
+                    async with asyncio.timeout(CLOSE_S + SETTLE_S), self._passing:
+                        if self._asking:
+                            self._asking.cancel()
+                        await self._receipts.settle(SETTLE_S)
                         self._leaving = True
                         await self._socket.send_frame(GOODBYE, WSMsgType.CLOSE)
                 self._leaving = True
-                for task in (self._outward, self._asking):
-                    if task:
-                        task.cancel()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CLOSE_S):
+                        await self._heard_out.wait()
+                if self._inward:
+                    self._inward.cancel()
                 await self._ended.wait()
 
-    async def _linked_anew(self) -> None:
+    async def _all_taken(self) -> None:
+        """Return when an owner has taken all that the client has sent, or after CLOSE_S.
+
+        The link is followed until then: the client sent a cell, read our close, and the kernel moved before its owner
+        had read that cell. The client does not send it again.
+        """
+        self._heard_out.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                while not self._linked.is_set() or (self._link and self._link.untaken_bytes):
+                    self._progress.clear()
+                    await self._progress.wait()
+
+    async def _linked_anew(self, heirs: Callable[[], bool]) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(HEIR_S):
-                while not self._linked.is_set() or self._link is None or self._link.ended or self._outdated:
+                while heirs() and not self._well_linked:
                     self._progress.clear()
                     await self._progress.wait()
 
     @property
-    def _outdated(self) -> bool:
-        """Whether the owner that we are linked to is about to be replaced, too: a reload replaces all."""
-        return self._owner_generation < ARBITER.generation
+    def _well_linked(self) -> bool:
+        """Whether we have an owner that is not about to be replaced, too: a reload replaces all."""
+        is_linked = self._linked.is_set() and self._link is not None and not self._link.ended
+        return is_linked and self._owner_generation >= ARBITER.generation
 
     async def close(self) -> None:
         """Give the seat up."""
@@ -194,6 +201,9 @@ class Conversation:
             self._link = await ownership.at_owner(self._user, self._seat_here, self._seat_there)
             self._outbox.recorded = self._link.number is not None
             self._number = self._number or self._link.number
+            self._receipts.begin(self._number)
+            if self._receipts.got:  # also what it has said while the seat was being taken, to nobody
+                await self._link.acknowledge(self._receipts.got, [*self._receipts.got_replies])
             self._again = self._outbox.to_send(self._again)
             while self._again:
                 await self._give(self._link, *self._again[0])
@@ -203,11 +213,12 @@ class Conversation:
 
     def _resume(self) -> Resume:
         pending = self._outbox.pending
+        got, replies = self._receipts.got, [*self._receipts.got_replies]
         if self._last is None and not pending:
-            return Resume(self._client, number=self._number)
+            return Resume(self._client, number=self._number, got=got, replies=replies)
         after = orjson.loads(framing.part_of(self._last, 0))["msg_id"] if self._last else None
         since = self._heard_at.isoformat().replace("+00:00", "Z")
-        return Resume(self._client, after, self._number, pending, since)
+        return Resume(self._client, after, self._number, pending, since, got, replies)
 
     async def _seat_here(self) -> Link:
         try:
@@ -255,10 +266,10 @@ class Conversation:
                 await self._pinged(received)
                 continue
             try:
-                message, header = self._checked(received.data)
+                message, header = self._socket.checked(received.data)
             except MalformedFrame as error:
                 self._log_refusal(error)
-                await self._dismiss(WSCloseCode.INVALID_TEXT, f"Malformed message: {error}")
+                await self._socket.dismiss(WSCloseCode.INVALID_TEXT, f"Malformed message: {error}")
                 return
             await self._hand_on(message, header)
             self._progress.set()
@@ -269,41 +280,11 @@ class Conversation:
     async def _pinged(self, received: WSMessage) -> None:
         if received.type is WSMsgType.PING:
             await self._socket.pong(received.data)
-        elif self._link and (number := _last_seq(bytes(received.data).decode("ascii", "replace"))):
-            await self._link.acknowledge(number)
-
-    async def _ask_how_far(self) -> None:
-        """Send pings that say the number of the last output: their pong says that the client has got it."""
-        while True:
-            await self._advanced.wait()
-            self._advanced.clear()
-            assert self._number
-            await self._socket.ping(b"%d.%d" % self._number)
-            await asyncio.sleep(ASK_EVERY_S)
+        elif (got := self._receipts.heard(bytes(received.data))) and self._link:
+            await self._link.acknowledge(*got)
 
     def _log_refusal(self, error: Exception) -> None:
         log.warning("frame_refused", user=self._user, kernel=self._kernel_id, why=str(error))
-
-    async def _dismiss(self, code: int, why: str) -> None:
-        """Close the client's socket; one that does not even read that is not waited for."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                await self._socket.close(code=code, message=why.encode()[:MAX_REASON])
-
-    def _checked(self, data: str | bytes) -> tuple[framing.Message, dict[str, Any]]:
-        message, header = framing.checked(self._frame_of(data))
-        if len(message.parts[0]) > MAX_HEADER_BYTES:
-            raise MalformedFrame(f"the header is longer than {MAX_HEADER_BYTES} bytes")
-        if header["msg_id"].startswith(PROBE_PREFIX):
-            raise MalformedFrame(f"a msg_id that begins with {PROBE_PREFIX} is the server's own")
-        return message, header
-
-    def _frame_of(self, data: str | bytes) -> bytes:
-        if self._socket.ws_protocol != framing.V1_SUBPROTOCOL:
-            return framing.from_legacy(data)
-        if isinstance(data, str):
-            raise MalformedFrame(f"{framing.V1_SUBPROTOCOL} has binary messages only")
-        return data
 
     async def _hand_on(self, message: framing.Message, header: dict[str, Any]) -> None:
         """Give a message to the owner; one that no owner was given yet waits for the next one."""
@@ -330,7 +311,7 @@ class Conversation:
     # -- to the client --------------------------------------------------------------------------------------------
 
     async def _to_client(self) -> None:
-        while not self._socket.closed:
+        while self._leaving or not self._socket.closed:
             assert self._link is not None
             try:
                 frames = await self._link.frames()
@@ -344,8 +325,9 @@ class Conversation:
                     return
                 continue
             async with self._passing:
-                for frame in frames:
-                    await self._pass_on(frame)
+                if not self._leaving:  # else the client gets them through its next entry worker
+                    for frame in frames:
+                        await self._pass_on(frame)
 
     async def _follow(self) -> bool:
         """Carry on with the next owner; False when there is none in time, and the client was told to come back."""
@@ -370,38 +352,33 @@ class Conversation:
 
     async def _pass_on(self, frame: bytes) -> None:
         channel = framing.channel_of(frame)
+        if channel in ("shell", "control"):  # one that it has already, too: this owner does not know that
+            self._receipts.replied(framing.msg_id_of(framing.part_of(frame, 1)))
         if not self._outbox.heard(channel, frame):
             return
-        if self._socket.ws_protocol == framing.V1_SUBPROTOCOL:
-            await self._socket.send_bytes(frame)
-        else:
-            await self._pass_on_legacy(frame)
+        try:
+            await self._socket.pass_on(frame)
+        except MalformedFrame as error:  # a kernel that sends what cannot be said in JSON
+            log.warning("frame_not_passed_on", user=self._user, kernel=self._kernel_id, why=str(error))
         if channel == "iopub" and not framing.is_servers_own(frame):  # what the next owner has heard, too
             self._last = frame
             if number := framing.number_of(framing.part_of(frame, 2)):
                 self._number = number
-                self._advanced.set()
+                self._receipts.sent(number)
         self._heard_at = datetime.now(UTC)
-
-    async def _pass_on_legacy(self, frame: bytes) -> None:
-        try:
-            legacy = framing.to_legacy(frame)
-        except MalformedFrame as error:  # a kernel that sends what cannot be said in JSON
-            log.warning("frame_not_passed_on", user=self._user, kernel=self._kernel_id, why=str(error))
-            return
-        await (self._socket.send_str(legacy) if isinstance(legacy, str) else self._socket.send_bytes(legacy))
-
-
-def _last_seq(text: str) -> framing.Number | None:
-    """The number in `<incarnation>.<n>`; None for anything else."""
-    incarnation, _, n = text.partition(".")
-    if len(text) <= MAX_SEQ and incarnation.isdecimal() and n.isdecimal():
-        return int(incarnation), int(n)
-    return None
 
 
 async def close_sockets(app: web.Application) -> None:
     """End every client's socket; its client comes back, to another worker."""
-    heirs = bool(app[app_keys.MEMBERSHIP].ring.members)
-    going = [each.send_away(heirs=heirs) for each in app[app_keys.CONVERSATIONS]]
+    membership, conversations = app[app_keys.MEMBERSHIP], [*app[app_keys.CONVERSATIONS]]
+
+    async def tell_when_alone() -> None:
+        while membership.ring.members:
+            await membership.wait_newer(membership.ring.epoch, HEIR_S)
+        for each in conversations:
+            each.wake()
+
+    watch = asyncio.create_task(tell_when_alone(), name="tell_when_alone")
+    going = [each.send_away(lambda: bool(membership.ring.members)) for each in conversations]
     await asyncio.gather(*going, return_exceptions=True)
+    watch.cancel()

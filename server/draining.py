@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 KEEPALIVE_S: Final = 75.0  # longer than the 60 s after which common proxies drop an idle connection
 SUPERSEDED_S: Final = 8.0  # how long a worker waits in a reload for the one that takes its place
+CLIENTS_S: Final = 2.0  # how long the last owner waits for the entry workers of its clients
 HAND_OVER_S: Final = 3.0  # how long a stopping worker waits for the others to take its kernels
 
 
@@ -55,7 +56,9 @@ async def drain(app: web.Application, generation: int) -> None:
     """Say that we stop, leave the ring, hand the kernels over, send the clients away.
 
     In a reload the ring is left by being replaced: a worker that went before its successor is there would move its
-    users to others, and then once more. Ends within `SUPERSEDED_S + HAND_OVER_S`, below gunicorn's graceful timeout:
+    users to others, and then once more. When nobody is left to take the kernels, the clients go first: how far each has
+    come is told to the kernels, by the owner, who therefore waits for the entry workers that stop with it. Ends within
+    `SUPERSEDED_S + HAND_OVER_S` and what `close_sockets` takes (8.5 s at the most), below gunicorn's graceful timeout:
     a stream still open then would be cut with SIGKILL, and nothing after it would run.
     """
     app[app_keys.STATUS].draining = True
@@ -64,6 +67,9 @@ async def drain(app: web.Application, generation: int) -> None:
         await _superseded(membership)
     await membership.leave()
     await house.handed_over(HAND_OVER_S, lambda: bool(membership.ring.members))
+    if not membership.ring.members:
+        await close_sockets(app)
+        await house.left_by_clients(CLIENTS_S)
     house.drop_all("this worker stops")
     await close_sockets(app)
     log.info("worker_drained", kernels_left=house.holding)

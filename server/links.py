@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final, Protocol, Self
@@ -52,8 +52,8 @@ class Link(Protocol):
     def number(self) -> Number | None:
         """The last output that the client has got, as the kernel numbers it; None: the kernel does not."""
 
-    async def acknowledge(self, number: Number) -> None:
-        """The client has got all output up to `number`. An ended link does not mind."""
+    async def acknowledge(self, number: Number, replies: list[str]) -> None:
+        """The client has got all output up to `number`, and the replies to these requests. An ended link ignores it."""
 
     @property
     def untaken_bytes(self) -> int:
@@ -76,9 +76,9 @@ class LocalLink:
         self.number = seat.number
         self._seat = seat
 
-    async def acknowledge(self, number: Number) -> None:
+    async def acknowledge(self, number: Number, replies: list[str]) -> None:
         """The seat is told."""
-        self._seat.acknowledge(number)
+        self._seat.acknowledge(number, replies)
 
     @property
     def ended(self) -> bool:
@@ -121,10 +121,10 @@ class PeerLink:
         link.number = number_in(orjson.loads(answer.data)["number"])
         return link
 
-    async def acknowledge(self, number: Number) -> None:
+    async def acknowledge(self, number: Number, replies: list[str]) -> None:
         """A text to the peer."""
         with suppress(ConnectionError, aiohttp.ClientError):
-            await self._socket.send_str(dump_number(number))
+            await self._socket.send_str(dump_number(number, replies))
 
     @property
     def ended(self) -> bool:
@@ -207,9 +207,9 @@ def moved(taken: int, why: str) -> bytes:
     return f"{taken} {why}".encode()[:MAX_REASON]
 
 
-def dump_number(number: Number | None) -> str:
+def dump_number(number: Number | None, replies: Sequence[str] = ()) -> str:
     """What the owner says when the seat is given, and the entry worker when its client has got so much."""
-    return orjson.dumps({"number": number}).decode()
+    return orjson.dumps({"number": number, "replies": replies}).decode()
 
 
 def number_in(value: Any) -> Number | None:
@@ -230,7 +230,7 @@ async def receive_resume(socket: web.WebSocketResponse) -> Resume:
     try:
         fields = orjson.loads(first.data)
         pending = [(channel, header) for channel, header in fields.pop("pending")]
-        number = number_in(fields.pop("number"))
-        return Resume(**fields, pending=pending, number=number)
+        number, got = number_in(fields.pop("number")), number_in(fields.pop("got"))
+        return Resume(**fields, pending=pending, number=number, got=got)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise MalformedFrame("an internal connection did not begin with where to resume") from error

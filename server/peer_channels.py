@@ -99,8 +99,9 @@ class _Place:
     async def _from_peer(self, seat: Seat) -> None:
         async for received in self._socket:
             if received.type is WSMsgType.TEXT:
-                if number := number_in(orjson.loads(received.data)["number"]):
-                    seat.acknowledge(number)
+                told = orjson.loads(received.data)
+                if number := number_in(told["number"]):
+                    seat.acknowledge(number, told["replies"])
                 continue
             if received.type is not WSMsgType.BINARY:
                 return

@@ -14,15 +14,13 @@ from kernels.inside.kernel import RingKernel
 from kernels.inside.recorder import Recorder
 from kernels.inside.session import NumberedSocket, RecordingSession
 
-# That may wait for an owner who does not read, as many as the recorder keeps. Their bytes are bounded by its window.
-SEND_MESSAGES = 20_000
-
 
 class RingApp(IPKernelApp):
     """Configured as IPKernelApp is, from the same files and arguments."""
 
     classes = [RingKernel, *IPKernelApp.classes]  # noqa: RUF012 (as traitlets wants it)
     incarnation = Integer(1, help="How often this kernel was started.").tag(config=True)
+    send_messages = Integer(20_000, help="How many of them may wait for an owner who does not read.").tag(config=True)
     recorder_mib = Float(4.0, help="How much of its output the kernel remembers.").tag(config=True)
 
     @default("kernel_class")
@@ -38,7 +36,8 @@ class RingApp(IPKernelApp):
     def init_iopub(self, context: Any) -> None:
         """As ipykernel's; nothing has been sent yet when it returns."""
         # ipykernel leaves it at 1,000 messages, and what is more is dropped without a word (seen on a busy machine).
-        context.setsockopt(zmq.SNDHWM, SEND_MESSAGES)
+        # The owner notices, and asks for it again; but the recorder has less of it than can wait here.
+        context.setsockopt(zmq.SNDHWM, self.send_messages)
         super().init_iopub(context)  # type: ignore[no-untyped-call]
         del context.sockopts[zmq.SNDHWM]  # for the sockets made after it
         socket = self.iopub_thread.socket

@@ -6,7 +6,8 @@ All else is ipykernel's.
 `kernelring_attach_request {epoch, boot, since, window}` on control: become the owner; see `Recorder.attach` for the
 reply, and `window.py` for the last, which is in bytes and may be left out.
 `kernelring_read_request {n}` on control: the owner has read all output up to number n. It has no reply.
-`kernelring_ack_request {client: [incarnation, n], …}` on control: how far clients have got. It has no reply.
+`kernelring_ack_request {clients, replies}` on control: how far each client has got (its name: [incarnation, n]), and
+the msg_ids of requests whose replies have been got. It has no reply.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from contextvars import Context, copy_context
-from functools import partial
 from typing import Any
 
 import zmq
@@ -32,6 +32,8 @@ class RingKernel(IPythonKernel):
     """Its session must be a RecordingSession."""
 
     _started = False
+    _cells_context: Context
+    _gathered: list[list[Any]] | None = None  # while the fence goes up: what has arrived on shell by now
 
     @property
     def recorder(self) -> Recorder:
@@ -65,17 +67,24 @@ class RingKernel(IPythonKernel):
         self.shell.history_manager.outputs = KeptOutputs()  # type: ignore[union-attr]
         assert self.shell_stream
         if not self.shell_channel_thread:
-            self.shell_stream.on_recv(partial(self._arrives_on_main, copy_context()), copy=False)
+            # In one context for all cells, as ipykernel does it, so that what a cell sets in it is there in the next.
+            self._cells_context = copy_context()
+            self.shell_stream.on_recv(self._on_main, copy=False)
         # An owner may have attached already. What a stream flushes before it has its callback is thrown away.
         self._started = True
         self.shell_stream.io_loop.add_callback(self._fence_shell)
 
-    def _arrives_on_main(self, context: Context, msg: list[Any]) -> Awaitable[None] | None:
+    def _on_main(self, msg: list[Any]) -> Awaitable[None] | None:
+        if self._gathered is None:
+            return self._arrives_on_main(msg)
+        self._gathered.append(msg)
+        return None
+
+    def _arrives_on_main(self, msg: list[Any]) -> Awaitable[None] | None:
         idents, header = self._opened(msg)
         if not self._is_new(self.shell_stream, idents, header, self.recorder.shell_epoch):
             return None
-        # In one context for all cells, as ipykernel does it, so that what a cell sets in it is there in the next.
-        return asyncio.get_running_loop().create_task(self.shell_main(None, msg), context=context)
+        return asyncio.get_running_loop().create_task(self.shell_main(None, msg), context=self._cells_context)
 
     def _opened(self, msg: list[Any]) -> tuple[list[bytes], dict[str, Any]]:
         """(identities, header) of a message whose signature ipykernel checks later; ([], {}) if it is malformed."""
@@ -119,7 +128,7 @@ class RingKernel(IPythonKernel):
             if kind == "kernelring_attach_request":
                 self._attach(idents, request)
             elif kind == "kernelring_ack_request":
-                self.recorder.acknowledge(request["content"])
+                self.recorder.acknowledge(request["content"]["clients"], request["content"]["replies"])
             elif kind == "kernelring_read_request" and owner_of(idents) == self.recorder.owner:
                 self.recorder.window.read(int(request["content"]["n"]))
         except Exception:
@@ -143,9 +152,26 @@ class RingKernel(IPythonKernel):
 
         The owner before wrote a cell and died; the kernel, busy, had not read it when the next owner attached. If the
         client's entry worker died as well, nobody sends that cell again. (Without the shell channel's thread that "now"
-        is the end of the cell that runs, so an owner of before is heard that long: late, but never twice.)
+        is the end of the cell that runs, so an owner of before is heard that long: late, but never twice. A ROUTER
+        takes from all its peers in turn, so by then the next cell, of the owner after, may come before that one.)
         """
         assert self.shell_stream
         epoch = self.recorder.owner.epoch
-        self.shell_stream.flush(zmq.POLLIN)
+        if self.shell_channel_thread:
+            self.shell_stream.flush(zmq.POLLIN)
+        else:
+            self._take_in_order()
         self.recorder.shell_epoch = epoch
+
+    def _take_in_order(self) -> None:
+        """Take what has arrived: first all from the owner before, then all from the next."""
+        assert self.shell_stream
+        self._gathered = []
+        self.shell_stream.flush(zmq.POLLIN)
+        gathered, self._gathered = self._gathered, None
+        for msg in sorted(gathered, key=self._epoch_of):
+            self._arrives_on_main(msg)
+
+    def _epoch_of(self, msg: list[Any]) -> int:
+        owner = owner_of(self._opened(msg)[0])
+        return owner.epoch if owner else 0

@@ -19,16 +19,25 @@ class Answer(NamedTuple):
     """The end of a request. `packed`: its reply, from the signature on; None when it was too large to be kept.
 
     `at`: the number of the last output before it. `has_reply` is False for a message that gets none (comm_msg).
+    `is_got`: its client has it.
     """
 
     at: int
     packed: Packed | None
     has_reply: bool = True
+    is_got: bool = False
 
     @property
     def parts(self) -> Parts | None:
         """The reply's parts."""
         return self.packed.parts if self.packed else None
+
+
+class Question(NamedTuple):
+    """An input_request that waits for its input_reply."""
+
+    msg_id: str
+    parts: Parts
 
 
 class Ledger:
@@ -40,7 +49,7 @@ class Ledger:
         self._open: dict[str, None] = {}
         self._done: dict[str, Answer] = {}
         self._with_parts: dict[str, int] = {}  # of `_done`: which have their parts, oldest first, and at what cost
-        self.questions: dict[str, Parts] = {}  # input_request by the msg_id of the cell that asks
+        self.questions: dict[str, Question] = {}  # by the msg_id of the cell that asks
 
     def take(self, msg_id: str, *, gets_reply: bool) -> bool:
         """Note that a message has come; False when it had come before."""
@@ -78,8 +87,13 @@ class Ledger:
 
     @property
     def replies(self) -> list[Answer]:
-        """The replies that are kept, oldest first."""
-        return [self._done[msg_id] for msg_id in self._with_parts]
+        """The replies that are kept and that no client has said it has got, oldest first."""
+        return [answer for msg_id in self._with_parts if not (answer := self._done[msg_id]).is_got]
+
+    def got(self, msg_id: str) -> None:
+        """The client has the reply to this request."""
+        if answer := self._done.get(msg_id):
+            self._done[msg_id] = answer._replace(is_got=True)
 
     def _end(self, msg_id: str, answer: Answer) -> None:
         self._done[msg_id] = answer

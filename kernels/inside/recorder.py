@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from kernels.inside.ledger import Ledger, Parts
+from kernels.inside.ledger import Ledger, Parts, Question
 from kernels.inside.tape import Tape
 from kernels.inside.window import Window
 
 IDENTITY_PREFIX: Final = b"kernelring:"
 REPLIES_SHARE: Final = 4  # replies get a quarter of what output gets
 MAX_CLIENTS: Final = 64
+OVERTAKING: Final = 64
 
 
 class Owner(NamedTuple):
@@ -70,10 +71,10 @@ class Recorder:
         with self.lock:
             self._ledger.replied(msg_id, self._tape.last, parts)
 
-    def asked(self, msg_id: str, parts: Parts) -> None:
-        """Keep the question that the cell `msg_id` asks."""
+    def asked(self, msg_id: str, question: str, parts: Parts) -> None:
+        """Keep the question that the cell `msg_id` asks; `question` is its own msg_id."""
         with self.lock:
-            self._ledger.questions[msg_id] = parts
+            self._ledger.questions[msg_id] = Question(question, parts)
 
     # -- what comes -----------------------------------------------------------------------------------------------
 
@@ -82,10 +83,17 @@ class Recorder:
         with self.lock:
             return self._ledger.take(msg_id, gets_reply=gets_reply)
 
-    def take_input(self, owner: Owner, msg_id: str) -> bool:
-        """Whether the input that has come is one to read: not twice, and not from an owner of before."""
+    def take_input(self, owner: Owner, msg_id: str, answers: str = "") -> bool:
+        """Whether the input that has come is one to read: not twice, and not from an owner of before.
+
+        `answers`: the msg_id of the question that it names, "" when it names none. It must be one that waits: what was
+        typed for an earlier one may come late, in a new message, and does not answer the next.
+        """
         with self.lock:
-            if owner.epoch < self.owner.epoch or not self._ledger.take(msg_id, gets_reply=False):
+            waits = [question.msg_id for question in self._ledger.questions.values()]
+            if owner.epoch < self.owner.epoch or (answers and answers not in waits):
+                return False
+            if not self._ledger.take(msg_id, gets_reply=False):
                 return False
             self._ledger.questions.clear()
             return True
@@ -120,8 +128,10 @@ class Recorder:
 
     def _replay(self, content: dict[str, Any], n: int, output: list[list[bytes]]) -> tuple[dict[str, Any], list[bytes]]:
         """What the tape and the ledger have. The buffers are message after message; the content says how many each."""
-        replies = [(answer.at, parts) for answer in self._ledger.replies if (parts := answer.parts)]
-        questions = list(self._ledger.questions.values())
+        # An owner that has output up to n also has the replies before it, but for some that overtook it.
+        late = [answer for answer in self._ledger.replies if not n or answer.at >= n - OVERTAKING]
+        replies = [(answer.at, parts) for answer in late if (parts := answer.parts)]
+        questions = [question.parts for question in self._ledger.questions.values()]
         content |= {
             "first": max(self._tape.first, n + 1),
             "last": self._tape.last,
@@ -134,12 +144,13 @@ class Recorder:
         }
         return content, [part for parts in (*output, *(parts for _, parts in replies), *questions) for part in parts]
 
-    def acknowledge(self, acks: dict[str, Any]) -> None:
-        """Note how far clients have got: client -> [incarnation, n]."""
+    def acknowledge(self, acks: dict[str, Any], replies: Sequence[str] = ()) -> None:
+        """Note how far clients have got (client -> [incarnation, n]), and which requests' replies."""
         with self.lock:
+            for msg_id in replies:
+                self._ledger.got(msg_id)
             for client, place in acks.items():
-                if place[0] == self.incarnation:
-                    self._acks.pop(client, None)
-                    self._acks[client] = place[1]
+                if place[0] == self.incarnation:  # the owner before may tell it later than the one after
+                    self._acks[client] = max(place[1], self._acks.pop(client, 0))
             while len(self._acks) > MAX_CLIENTS:
                 del self._acks[next(iter(self._acks))]

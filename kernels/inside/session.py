@@ -38,17 +38,24 @@ class RecordingSession(Session):
         with self.recorder.lock:
             wire = super().serialize(msg, [self.recorder.owner.identity])
             if kind == "input_request":
-                self.recorder.asked(asked, wire[2:])
+                self.recorder.asked(asked, msg["header"]["msg_id"], wire[2:])
             elif kind.endswith("_reply"):
                 self.recorder.replied(asked, wire[2:])
         return wire
 
     def recv(self, socket: Any, mode: int = zmq.NOBLOCK, content: bool = True, copy: bool = True) -> Any:
-        """As Session's (ipykernel reads stdin with it); an input_reply that came before, or too late, is none."""
+        """As Session's (ipykernel reads stdin with it); an input_reply that came before, or too late, is none.
+
+        JupyterLab, Notebook 7, VS Code and what else is made of @jupyterlab/services say in the parent_header which
+        question they answer. jupyter_client and nbclassic leave it empty, and are believed.
+        """
         idents, msg = super().recv(socket, mode, content, copy)
         owner = owner_of(idents)
-        if msg and owner and msg["msg_type"] == "input_reply" and not self.recorder.take_input(owner, msg["msg_id"]):
-            return None, None
+        if msg and owner and msg["msg_type"] == "input_reply":
+            parent = msg["parent_header"]
+            answers = parent.get("msg_id", "") if parent.get("msg_type") == "input_request" else ""
+            if not self.recorder.take_input(owner, msg["msg_id"], answers):
+                return None, None
         return idents, msg
 
     def number(self, wire: list[bytes]) -> list[bytes]:

@@ -18,6 +18,7 @@ from tests.redis_server import RedisServer
 STUDENTS = 8
 SECONDS = 110.0
 MOST_REMARKS = 10
+PLANNED = ("more", "less", "reload")  # an entry worker that ends as planned has first asked what its clients have got
 FAULTS = parse(",".join(DEFAULT))
 
 
@@ -26,8 +27,9 @@ def test_a_class_loses_nothing_while_faults_strike(redis: RedisServer) -> None:
     with running(redis) as stack:
         report = run(Scene(stack, redis, stack.workers, away_s(SECONDS)), Plan(STUDENTS, SECONDS, FAULTS, seed=1))
     shown = f"\n{table(report)}\n{remarks(report.rows, MOST_REMARKS)}"
-    # Not reached yet: at most 1 line in 10,000 repeated after a reconnect (measured: 4 to 5, with 27 faults in two
-    # minutes). `local/chaos` says so; here all else must hold: nothing lost, doubled, out of order, run twice or never.
-    assert [sentence for sentence in report.broken if " lines repeated: " not in sentence] == [], shown
+    assert report.broken == [], shown  # at most 1 line in 10,000 repeated among it
+    planned = [remark for row in report.rows if row.name in PLANNED for remark in row.remarks]
+    # An open question is asked again on each new connection; a reply may be (seen when the machine is overloaded).
+    assert [one for one in planned if "repeated: stream" in one] == [], shown
     assert sum(row.strikes for row in report.rows) >= len(FAULTS) / 2, shown
     assert all(row.cells for row in report.rows), shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -52,12 +53,15 @@ class Owner:
         for channel in ("shell", "control", "stdin"):
             self._sockets[channel] = self._socket(zmq.DEALER, directory, channel)
         self._sockets["iopub"] = self._socket(zmq.SUB, directory, "iopub")
+        for channel in ("shell", "control", "stdin"):  # what the kernel sends to a peer that is not there is dropped
+            assert self._sockets[channel].poll(int(ANSWER_S * 1000), zmq.POLLOUT)
 
     def _socket(self, kind: int, directory: Path, channel: str) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(kind)
         socket.linger = 0
         if kind == zmq.DEALER:
             socket.setsockopt(zmq.IDENTITY, f"kernelring:{self.epoch}:{self.boot}".encode())
+            socket.setsockopt(zmq.IMMEDIATE, 1)  # so that it is writable when it is connected
         else:
             socket.setsockopt(zmq.RCVHWM, 0)
             socket.setsockopt(zmq.SUBSCRIBE, b"")
@@ -67,6 +71,10 @@ class Owner:
     def close(self) -> None:
         """As a killed worker: without a word."""
         self._context.destroy(linger=0)
+
+    def die_having_written(self) -> None:
+        """As a worker that was killed a moment later: all that it has sent still arrives."""
+        self._context.destroy(linger=int(ANSWER_S * 1000))
 
     def send(self, channel: str, kind: str, content: dict[str, Any], msg_id: str = "", parent: Any = None) -> str:
         """Send a request; return its msg_id."""
@@ -141,28 +149,26 @@ def text_of(messages: list[Said]) -> str:
     return "".join(message.content["text"] for message in messages if message.kind == "stream")
 
 
-THREADLESS = """
-from kernels.inside.app import RingApp, forget_package
+WARM = """
+import sys
+from kernels import zygote_kernel
 
-class Threadless(RingApp):
-    def init_control(self, context):
-        super().init_control(context)
-        self.shell_channel_thread = None
-
-forget_package()
-Threadless.launch_instance()
+zygote_kernel.prepare()
+zygote_kernel.warm_up()
+zygote_kernel.be_kernel(sys.argv[1:])
 """
 
 
 @contextmanager
-def ring_kernel(directory: Path, *arguments: str, threadless: bool = False) -> Iterator[subprocess.Popen[bytes]]:
-    """A kernel with its sockets in `directory`, ended afterwards. `threadless`: without a shell channel thread."""
+def ring_kernel(directory: Path, *arguments: str, warm: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+    """A kernel with its sockets in `directory`, ended afterwards. `warm`: as a zygote forks it, but for the fork."""
     info = {"ip": f"{directory}/s", "transport": "ipc", "key": "key-of-the-test", "signature_scheme": "hmac-sha256"}
     info |= {f"{channel}_port": port for channel, port in PORTS.items()}  # type: ignore[misc]
     (directory / "connection.json").write_text(json.dumps(info))
-    program = ["-P", "-c", THREADLESS] if threadless else [launcher.__file__]
+    program = ["-P", "-c", WARM] if warm else [launcher.__file__]
     command = [sys.executable, "-Xfrozen_modules=off", *program, "-f", f"{directory}/connection.json", *arguments]
-    process = subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL)
+    env = os.environ | {"IPYTHONDIR": f"{directory}/ipython"}
+    process = subprocess.Popen(command, cwd=directory, env=env, stdout=subprocess.DEVNULL)
     try:
         yield process
     finally:

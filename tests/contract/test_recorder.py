@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,15 +14,19 @@ from tests.contract.ring_kernel import Owner, ring_kernel, text_of
 MAKE = Callable[..., Owner]
 
 
+def acks(clients: dict[str, list[int]], *replies: str) -> dict[str, Any]:
+    return {"clients": clients, "replies": replies}
+
+
 @pytest.fixture
 def directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="kr-") as found:
         yield Path(found)
 
 
-@pytest.fixture(params=[False, True], ids=["", "threadless"])
+@pytest.fixture(params=[False, True], ids=["cold", "warm"])
 def kernel(directory: Path, request: pytest.FixtureRequest) -> Iterator[None]:
-    with ring_kernel(directory, "--RingApp.incarnation=3", threadless=request.param):
+    with ring_kernel(directory, "--RingApp.incarnation=3", warm=request.param):
         yield
 
 
@@ -179,12 +184,59 @@ def test_the_recorder_is_bounded_and_says_how_much_fell_out(directory: Path, own
 
 
 @pytest.mark.usefixtures("kernel")
+def test_what_was_typed_for_an_earlier_question_does_not_answer_the_next(owner: MAKE) -> None:
+    ann = owner(1)
+    ann.attach()
+    cell = ann.run("a = input('one '); b = input('two '); print(a, b)")
+    first = ann.wait("stdin", "input_request", cell)
+    ann.send("stdin", "input_reply", {"value": "1"}, parent={"header": first.header})
+    second = ann.wait("stdin", "input_request", cell)
+    ann.send("stdin", "input_reply", {"value": "late"}, parent={"header": first.header})  # a message of its own
+    ann.send("stdin", "input_reply", {"value": "2"}, parent={"header": second.header})
+    assert "1 2\n" in text_of(ann.output_of(cell))
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("names", ["nothing", "the cell"])
+def test_an_answer_that_names_no_question_is_taken(owner: MAKE, names: str) -> None:
+    """jupyter_client's blocking client sends an empty parent_header, and so nbclassic."""
+    ann = owner(1)
+    ann.attach()
+    cell = ann.run("a = input('one '); b = input('two '); print(a, b)")
+    for value in "12":
+        asks = ann.wait("stdin", "input_request", cell)
+        header = {**asks.header, "msg_type": "execute_request", "msg_id": cell}
+        ann.send("stdin", "input_reply", {"value": value}, parent={"header": header} if names == "the cell" else None)
+    assert "1 2\n" in text_of(ann.output_of(cell))
+
+
+@pytest.mark.usefixtures("kernel")
 def test_acknowledgements_outlive_the_owner(owner: MAKE) -> None:
     ann = owner(1)
     ann.attach()
-    ann.send("control", "kernelring_ack_request", {"client-1": [3, 5], "client-2": [2, 9]})
+    ann.send("control", "kernelring_ack_request", acks({"client-1": [3, 5], "client-2": [2, 9]}))
     ann.attach()  # answered behind it; another owner's request, over another connection, may overtake it
-    assert owner(2).attach().content["acks"] == {"client-1": 5}
+    bob = owner(2)
+    assert bob.attach().content["acks"] == {"client-1": 5}
+    ann.send("control", "kernelring_ack_request", acks({"client-1": [3, 9]}))  # what it still knew when it let go
+    ann.send("control", "kernelring_ack_request", acks({"client-1": [3, 7]}))
+    assert not ann.attach().granted
+    assert owner(3).attach().content["acks"] == {"client-1": 9}
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_reply_that_its_client_has_got_is_not_told_again_but_to_who_asks_for_it(owner: MAKE) -> None:
+    ann = owner(1)
+    ann.attach()
+    for cell in ("first", "second"):
+        ann.run("7", cell)
+        ann.wait("shell", "execute_reply", cell)
+    ann.send("control", "kernelring_ack_request", acks({"client": [3, 1]}, "first"))
+    ann.attach()
+    bob = owner(2)
+    assert [reply.parent for reply in bob.attach().replies] == ["second"]
+    bob.run("7", "first")
+    assert bob.wait("shell", "execute_reply", "first").content["execution_count"] == 1
 
 
 @pytest.mark.usefixtures("kernel")

@@ -174,3 +174,16 @@ def test_what_a_kernel_sends_in_the_place_of_a_header_disturbs_no_search(header:
     backlog.append(frame_of("wanted"))
     backlog.append(framing.pack("iopub", [header, b"{}", b"{}", b"{}"]))
     assert backlog.find("wanted") == 1
+
+
+def test_a_reply_that_its_client_has_got_is_not_read_again() -> None:
+    backlog = Backlog(10_000)
+    reply, other = frame_of("a", "shell"), frame_of("b")
+    backlog.append(reply, "ann")
+    backlog.note_reply("asked", "ann")
+    backlog.append(other)
+    assert backlog.read(0, "ann", 10_000).frames == [reply, other]
+    backlog.settle("asked", "ann")
+    backlog.settle("asked", "ann")
+    backlog.settle("never asked", "ann")
+    assert backlog.read(0, "ann", 10_000) == ([other], 2, 0)
