@@ -39,11 +39,7 @@ class AttachedKernel:
     """A running kernel that this worker owns. Create, then `attach`; `release` when somebody else owns it."""
 
     def __init__(
-        self,
-        kernel_id: str,
-        user: str,
-        backlog_bytes: int,
-        on_restart: Callable[[AttachedKernel], None],
+        self, kernel_id: str, user: str, backlog_bytes: int, on_restart: Callable[[AttachedKernel], None]
     ) -> None:
         self.kernel_id = kernel_id
         self.user = user
@@ -66,12 +62,15 @@ class AttachedKernel:
     # -- attaching ------------------------------------------------------------------------------------------------
 
     async def attach_new(
-        self, context: zmq.Context[Any], info: dict[str, Any], way: Adoption, timeout_s: float
+        self, context: zmq.Context[Any], info: dict[str, Any], way: Adoption, timeout_s: float, *, bound: bool = False
     ) -> None:
-        """Connect to a process that was just started; raise KernelSilent when it does not answer in `timeout_s`."""
+        """Connect to a new process (`bound`: its sockets are there); raise KernelSilent after `timeout_s`."""
         wires = self._wire(context, info, way)
-        await wires.first_answer(timeout_s)
+        if not bound:
+            await wires.first_answer(timeout_s)
         await way.join(wires, self._may_connect, running=False)
+        if bound:
+            await wires.begun(timeout_s)
         self.life.alive(time.monotonic())
         self._open()
 

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,24 +34,13 @@ from kernels.kernel_manager import NurseryKernelManager
 from kernels.nursery_client import ClaimLost, ClaimWanted, Event, KernelExited, NurseryBack, NurseryClient
 from kernels.recorded import Recorded
 from kernels.records import KernelRecord, checked_kernel_id, checked_notes
+from kernels.tenant import Tenant
 from kernels.wires import is_bound
 
 log = structlog.get_logger(__name__)
 
 FRESH_WAIT_S: Final = 5.0  # how long a request waits for kernels to be adopted before it is told to come back
 RETRY_S: Final = 0.5
-
-
-@dataclass(slots=True)
-class Tenant:
-    """A kernel here: what clients talk to, what starts and stops its process, and its newest record."""
-
-    kernel: AttachedKernel
-    manager: NurseryKernelManager
-    record: KernelRecord
-    exit_told: int = 0  # the incarnation whose exit clients were told of
-    # One life-cycle change at a time: a restart asked for while an automatic one runs waits for it.
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class House:
@@ -125,12 +113,15 @@ class House:
             zmq_context=self._context,
         )
         manager.recorder_mib = self._options.recorder_mib
+        manager.claim = self._rule.claim() if self._rule.owns(user) else (0, "")
+        manager.notes = checked_notes(notes)
         self._in_hand.add(kernel_id)
         try:
             await manager.start_kernel(cwd=str(cwd), env=env)
-            record = await self._nursery.note(kernel_id, notes)
         finally:
             self._in_hand.discard(kernel_id)
+        record = manager.kernel_record
+        assert record
         tenant = self._tenants[kernel_id] = Tenant(self._kernel(kernel_id, user), manager, record)
         self._spawn(self._bring_up(tenant), "bring_up")
         log.info("kernel_started", user=user, kernel=kernel_id, spec=kernel_name, kernel_pid=record.pid)
@@ -211,16 +202,18 @@ class House:
                 if tenant := self._tenants.get(kernel_id):
                     self._let_go(tenant, f"claimed at epoch {epoch}")
             case ClaimWanted(kernel_id, _):
-                if tenant := self._tenants.get(kernel_id):
-                    self._spawn(self._yield(tenant), "yield")
+                self._spawn(self._yield(kernel_id), "yield")
             case NurseryBack():
                 self._reclaim = True
                 self.ownership_changed()
 
-    async def _yield(self, tenant: Tenant) -> None:
+    async def _yield(self, kernel_id: str) -> None:
+        """Write no more to a kernel. One that is claimed and only starting is not written to: its start comes to
+        nothing by itself, for whoever attaches at a lower epoch is refused."""
         with suppress(NurseryUnavailable):
-            await tenant.kernel.hold_back()
-            await self._nursery.yielded(tenant.record.kernel_id)
+            if tenant := self._tenants.get(kernel_id):
+                await tenant.kernel.hold_back()
+            await self._nursery.yielded(kernel_id)
 
     def _let_go(self, tenant: Tenant, why: str) -> None:
         kernel_id = tenant.record.kernel_id
@@ -342,23 +335,17 @@ class House:
     async def _bring_up(self, tenant: Tenant, *, running: bool = False) -> None:
         """Connect to the process of `tenant`; `running`: another owner may be connected to it until we are."""
         kernel, kernel_id = tenant.kernel, tenant.record.kernel_id
-        info = dict(tenant.manager.get_connection_info())
         epoch, boot = self._claim_for(tenant)
-
-        async def claim() -> None:
-            await self._nursery.claim(kernel_id, epoch, boot, quiet=True)
-
         try:
-            record = await self._nursery.get(kernel_id)
-            way = Recorded(epoch, boot, claim) if record.recorder else Unrecorded(claim)
+            record = await (self._nursery.get if running else self._nursery.settled)(kernel_id)
+            # Its first start has claimed it, and there is no owner before us, who would have to let go.
+            claimed = not running and record.incarnation == 1 and record.is_held_by(epoch, boot)
             if record.exit:
                 self._tell_exit(tenant, record)
-            elif running and is_bound(info):
-                await kernel.attach_running(self._context, info, way)
             else:
-                await claim()
-                await kernel.attach_new(self._context, info, way, self._options.start_timeout_s)
-            await self._nursery.claim(kernel_id, epoch, boot)  # now the owner before us lets go
+                await self._connect(tenant, record, epoch, boot, running=running, claimed=claimed)
+            if not claimed:
+                await self._nursery.claim(kernel_id, epoch, boot)  # now the owner before us lets go
             log.info("kernel_attached", user=kernel.user, kernel=kernel_id, epoch=epoch, boot=boot, adopted=running)
         except (ClaimRefused, KernelMoved, UnknownKernel, NurseryUnavailable) as error:
             self._note_refusal(error)
@@ -369,6 +356,22 @@ class House:
         except KernelsError as error:
             if not kernel.is_cut:  # else the process has ended, which is told already, or is nobody's any more
                 kernel.gave_up(f"The kernel cannot be reached: {error}.")
+
+    async def _connect(
+        self, tenant: Tenant, record: KernelRecord, epoch: int, boot: str, *, running: bool, claimed: bool
+    ) -> None:
+        async def claim() -> None:
+            await self._nursery.claim(record.kernel_id, epoch, boot, quiet=True)
+
+        info = dict(tenant.manager.get_connection_info())
+        way = Recorded(epoch, boot, claim) if record.recorder else Unrecorded(claim)
+        if running and is_bound(info):
+            await tenant.kernel.attach_running(self._context, info, way)
+            return
+        if not claimed:
+            await claim()
+        bound = record.bound and record.recorder
+        await tenant.kernel.attach_new(self._context, info, way, self._options.start_timeout_s, bound=bound)
 
     def _restart_by_itself(self, kernel: AttachedKernel) -> None:
         tenant = self._tenants.get(kernel.kernel_id)

@@ -52,7 +52,8 @@ class NurseryKernelManager(AsyncKernelManager):
     """
 
     recorder_mib: float = 4.0
-    """How much of its output a Python kernel remembers; its owner may set it before the start."""
+    """How much of its output a Python kernel remembers; its owner may set it before the start. So it may `claim` and
+    `notes`: the epoch and boot id under which the kernel is claimed with its first start, and what is kept with it."""
 
     def __init__(
         self,
@@ -74,6 +75,8 @@ class NurseryKernelManager(AsyncKernelManager):
         self.cwd = cwd
         self.env = env or {}
         self.end_reason = "shut down"
+        self.claim: tuple[int, str] = (0, "")
+        self.notes: dict[str, Any] = {}
         super().__init__(
             context=_for_asyncio(zmq_context),
             kernel_name=kernel_name,

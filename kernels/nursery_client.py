@@ -111,7 +111,10 @@ class NurseryClient:
             await self._link.close()
 
     async def spawn(self, order: SpawnOrder) -> KernelRecord:
-        """Starts a kernel; returns the record. The same order again changes nothing. Raises SpawnRefused."""
+        """Starts a kernel, and claims it when the order says so; returns the record.
+
+        The same order again changes nothing. Raises SpawnRefused.
+        """
         return await self._record("spawn", order=order.to_json())
 
     async def kernels(self, user: str | None = None) -> list[KernelRecord]:
@@ -122,6 +125,10 @@ class NurseryClient:
     async def get(self, kernel_id: str) -> KernelRecord:
         """Raises UnknownKernel."""
         return await self._record("get", kernel_id=kernel_id)
+
+    async def settled(self, kernel_id: str) -> KernelRecord:
+        """As `get`, once a kernel that can say so has said that its sockets are there, or has ended."""
+        return await self._record("settled", kernel_id=kernel_id)
 
     async def signal(self, kernel_id: str, signum: int) -> bool:
         """Signals the kernel's process group. False if it has exited. Raises UnknownKernel."""
@@ -190,6 +197,8 @@ class NurseryClient:
     async def _wait_linked(self, op: str) -> Link:
         if self._keeper is None or self._keeper.done():
             raise NurseryUnavailable(f"{op}: this client is closed")
+        if self._link is not None and self._linked.is_set():
+            return self._link
         closing = asyncio.ensure_future(self._linked.wait())
         await asyncio.wait({closing, self._keeper}, timeout=self._wait_s, return_when=asyncio.FIRST_COMPLETED)
         closing.cancel()

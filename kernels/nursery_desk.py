@@ -81,6 +81,7 @@ class Desk:
             "spawn": self._spawn,
             "list": self._list,
             "get": self._get,
+            "settled": self._settled,
             "signal": self._signal,
             "claim": self._claim,
             "yielded": self._yielded,
@@ -216,6 +217,8 @@ class Desk:
         if self._stop.is_set():
             raise SpawnRefused("the nursery is stopping")
         record = self._kernels.spawn(order)
+        if order.claim_boot and record.is_held_by(order.claim_epoch, order.claim_boot):
+            self._holders[order.kernel_id] = (order.claim_boot, visitor)
         log.info("kernel_spawned", kernel=record.kernel_id, user=record.user, pid=record.pid, who=visitor.who)
         return {"record": record.to_json()}
 
@@ -225,6 +228,9 @@ class Desk:
 
     async def _get(self, visitor: Visitor, request: Answer) -> Answer:
         return {"record": self._kernels.record(_kernel_id(request)).to_json()}
+
+    async def _settled(self, visitor: Visitor, request: Answer) -> Answer:
+        return {"record": (await self._kernels.settled(_kernel_id(request))).to_json()}
 
     async def _signal(self, visitor: Visitor, request: Answer) -> Answer:
         signum = number_of(request, "signum", least=1)

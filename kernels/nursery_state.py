@@ -7,10 +7,13 @@ Owns the records and the processes behind them. It knows no sockets: who asked, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,16 @@ from kernels import bounded_log, nursery_disk, processes
 from kernels.errors import ClaimRefused, KernelStuck, SpawnRefused, UnknownKernel
 from kernels.nursery_zygote import Nest, NoSpare
 from kernels.records import Exit, KernelRecord, SpawnOrder, checked_notes, now_utc
+from kernels.zygote_wire import BOUND
 
 KILL_S = 4.0
 """How long a killed process may take to be gone. Our figure: only one waiting for a dead disk takes long."""
 
 EARLY_S = 30.0
 """A kernel that ends by itself within this time has its last words told in the reason."""
+
+BOUND_S = 5.0
+"""How long a worker waits to be told that a kernel has its sockets. Then it finds out for itself."""
 
 SWEEP_AGE_S, GROUP_PAUSE_S = 60.0, 0.01
 
@@ -44,6 +51,7 @@ class Ward:
     exited: asyncio.Event = field(default_factory=asyncio.Event)
     group_left: bool = False
     emptying: asyncio.Task[None] | None = None
+    settled: asyncio.Event = field(default_factory=asyncio.Event)  # no more will be heard of how it starts
 
 
 class Kernels:
@@ -61,6 +69,7 @@ class Kernels:
             ward = self._wards[record.kernel_id] = Ward(record)
             if record.state == "running":
                 self._rewatch(ward)
+            ward.settled.set()
 
     def records(self, user: str | None = None) -> list[KernelRecord]:
         """All records, or those of one user."""
@@ -106,6 +115,16 @@ class Kernels:
         """Replaces the kernel's notes. Raises UnknownKernel, BadRequest."""
         ward = self._ward(kernel_id)
         self._keep(ward, replace(ward.record, notes=checked_notes(notes)))
+        return ward.record
+
+    async def settled(self, kernel_id: str) -> KernelRecord:
+        """The record once a forked kernel has its sockets or has ended; at once for all others, and after BOUND_S.
+
+        Raises UnknownKernel.
+        """
+        ward = self._ward(kernel_id)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ward.settled.wait(), BOUND_S)
         return ward.record
 
     async def end(self, kernel_id: str, reason: str) -> None:
@@ -155,34 +174,43 @@ class Kernels:
     def _launch(self, order: SpawnOrder, before: KernelRecord | None) -> KernelRecord:
         fresh: list[KernelRecord] = []
 
-        def keep(pid: int, started: int) -> None:
-            fresh[:] = [_first_record(order, before, pid, started)]
+        def keep(pid: int, started: int, *, warm: bool = False) -> None:
+            fresh[:] = [replace(_first_record(order, before, pid, started), warm=warm)]
             nursery_disk.save(fresh[0])
 
         try:
             with nursery_disk.open_log(order.directory) as log_file:
-                if self._launch_warm(order, log_file.fileno(), keep):
-                    fresh[:] = [replace(fresh[0], warm=True)]
-                    nursery_disk.save(fresh[0])
-                else:
+                wire = self._launch_warm(order, log_file.fileno(), partial(keep, warm=True))
+                if wire is None:
                     processes.launch(order, log_file.fileno(), keep)
         except (SpawnRefused, OSError) as error:
             self._forget_attempt(order, before)
             raise SpawnRefused(str(error)) from error
         ward = self._wards[order.kernel_id] = Ward(fresh[0], born=time.monotonic())
         self._watch(ward, os.pidfd_open(ward.record.pid))  # a child that is not waited for keeps its pid
+        if wire:
+            asyncio.get_running_loop().add_reader(wire, self._settle, ward, wire)
+        else:
+            ward.settled.set()
         return ward.record
 
-    def _launch_warm(self, order: SpawnOrder, log_fd: int, keep: Callable[[int, int], None]) -> bool:
-        """False when it has to be exec'd."""
+    def _launch_warm(self, order: SpawnOrder, log_fd: int, keep: Callable[[int, int], None]) -> socket.socket | None:
+        """Where it says that its sockets are there; None when it has to be exec'd."""
         if self._nest is None or not order.forkable:
-            return False
+            return None
         try:
-            self._nest.launch(order, log_fd, keep)
+            return self._nest.launch(order, log_fd, keep)
         except NoSpare as error:
             self._nest.why_cold(str(error))
-            return False
-        return True
+            return None
+
+    def _settle(self, ward: Ward, wire: socket.socket) -> None:
+        """A forked kernel has its sockets, or has ended. A byte is all that is read: its user's code may run by now."""
+        asyncio.get_running_loop().remove_reader(wire)
+        with contextlib.suppress(OSError), wire:
+            if wire.recv(1) == BOUND:
+                ward.record = replace(ward.record, bound=True)
+                ward.settled.set()
 
     def _forget_attempt(self, order: SpawnOrder, before: KernelRecord | None) -> None:
         if before:
@@ -216,6 +244,7 @@ class Kernels:
         processes.kill_group(pid)
         found = self._told(ward, _wait_status(pid, ward.record.pid_started))
         self._keep(ward, replace(ward.record, state="exited", exit=found))
+        ward.settled.set()
         ward.group_left = True
         ward.emptying = asyncio.create_task(self._see_empty(ward))
         ward.exited.set()
@@ -287,9 +316,9 @@ def _first_record(order: SpawnOrder, before: KernelRecord | None, pid: int, star
         pid=pid,
         pid_started=started,
         started_at=now_utc(),
-        claim_epoch=before.claim_epoch if before else 0,
-        claim_boot=before.claim_boot if before else "",
-        notes=before.notes if before else {},
+        claim_epoch=before.claim_epoch if before else order.claim_epoch,
+        claim_boot=before.claim_boot if before else order.claim_boot,
+        notes=before.notes if before else order.notes,
         recorder=order.recorder,
     )
 

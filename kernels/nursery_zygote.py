@@ -138,8 +138,8 @@ class Nest:
         self._drop()
         shutil.rmtree(self._runtime / "zygote", ignore_errors=True)
 
-    def launch(self, order: SpawnOrder, log_fd: int, keep: Callable[[int, int], None]) -> int:
-        """Has a spare carry out the order, with `keep` as in `processes.launch`. Its pid.
+    def launch(self, order: SpawnOrder, log_fd: int, keep: Callable[[int, int], None]) -> socket.socket:
+        """Has a spare carry out the order, with `keep` as in `processes.launch`. Where it says BOUND, or ends.
 
         Raises NoSpare before anything has come of it, SpawnRefused when the order cannot be carried out.
         Killed before `keep`: the spare's wire ends, and it ends. Killed after it: the record names it.
@@ -147,7 +147,8 @@ class Nest:
         if not forkable(order.env):
             raise NoSpare("its environment has what is read only when an interpreter starts")
         spare = self._take()
-        with contextlib.closing(spare.wire):
+        with contextlib.ExitStack() as closing:
+            closing.callback(spare.wire.close)
             keep(spare.pid, processes.start_ticks(spare.pid) or 0)
             try:
                 about = {"argv": order.argv, "env": order.env, "cwd": str(order.cwd)}
@@ -156,11 +157,13 @@ class Nest:
             except WireEnded as error:
                 _kill(spare.pid)
                 raise NoSpare(f"the spare has not answered: {error}") from error
-        self._refill_soon()
-        self._cold_said = False
-        if "error" in answer:
-            raise SpawnRefused(str(answer["error"]))
-        return spare.pid
+            self._refill_soon()
+            self._cold_said = False
+            if "error" in answer:
+                raise SpawnRefused(str(answer["error"]))
+            closing.pop_all()
+        spare.wire.setblocking(False)
+        return spare.wire
 
     def why_cold(self, why: str) -> None:
         """Logs that a kernel is exec'd instead; once, until one has been forked again."""
@@ -206,8 +209,9 @@ class Nest:
         self._refill = asyncio.get_running_loop().call_later(REFILL_S, self._fill)
 
     def _fill(self) -> None:
+        """Together, for what a fork costs (see `_fork`): not before half of them are missing."""
         missing = self._wanted - len(self._spares)
-        if missing > 0:
+        if missing > 0 and missing * 2 >= self._wanted:
             with contextlib.suppress(NoSpare):
                 self._fork(missing)
 

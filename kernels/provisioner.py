@@ -168,6 +168,9 @@ class NurseryProvisioner(KernelProvisionerBase):
             cwd=cwd,
             recorder=INSIDE in command,
             forkable=is_forkable(command),
+            claim_epoch=self.manager.claim[0],
+            claim_boot=self.manager.claim[1],
+            notes=self.manager.notes,
         )
 
     def _attach(self, record: KernelRecord) -> None:

@@ -62,7 +62,7 @@ class KernelRecord:
     with it a pid that was used again is told apart. `incarnation` is 1 at the first start and grows with
     every restart. `claim_epoch` and `claim_boot` name the owner that holds the kernel (0 and "" for none).
     `notes` belong to the owner; the nursery only keeps them. `recorder`: it has a flight recorder. `warm`: it was
-    forked from the zygote.
+    forked from the zygote. `bound`: it has said that its sockets are there; a nursery that came later does not know.
     """
 
     kernel_id: str
@@ -81,6 +81,11 @@ class KernelRecord:
     notes: dict[str, Any] = field(default_factory=dict)
     recorder: bool = False
     warm: bool = False
+    bound: bool = False
+
+    def is_held_by(self, epoch: int, boot: str) -> bool:
+        """Whether the newest claim is this one."""
+        return (self.claim_epoch, self.claim_boot) == (epoch, boot)
 
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold; `from_json` is its inverse."""
@@ -110,6 +115,7 @@ class KernelRecord:
             notes=checked_notes(found.get("notes")),
             recorder=found.get("recorder") is True,
             warm=found.get("warm") is True,
+            bound=found.get("bound") is True,
         )
 
 
@@ -117,7 +123,8 @@ class KernelRecord:
 class SpawnOrder:
     """What to start. `env` is the complete environment: nothing is inherited. It carries no key:
     `directory` already holds connection.json. `recorder`: the command is one of `kernels.inside`. `forkable`: a
-    zygote's child can do what the command does."""
+    zygote's child can do what the command does. `claim_epoch`, `claim_boot` and `notes` are for the first start of a
+    kernel, and of that only; a restart keeps what the kernel has."""
 
     kernel_id: str
     user: str
@@ -129,6 +136,9 @@ class SpawnOrder:
     cwd: Path
     recorder: bool = False
     forkable: bool = False
+    claim_epoch: int = 0
+    claim_boot: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold; `from_json` is its inverse."""
@@ -149,6 +159,9 @@ class SpawnOrder:
             cwd=Path(text_of(found, "cwd")),
             recorder=_flag(found, "recorder"),
             forkable=_flag(found, "forkable"),
+            claim_epoch=number_of(found, "claim_epoch"),
+            claim_boot=text_of(found, "claim_boot", empty=True),
+            notes=checked_notes(found.get("notes")),
         )
 
 

@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 OWNER_IDENTITY: Final = b"kernelring-owner"
 PROBE_PREFIX: Final = "kernelring-probe-"
 SCOUT_RECONNECT_MS: Final = 5  # libzmq's 100 ms would be paid by every start, for the kernel binds when it likes
+UNHEARD_S: Final = 1.0  # a kernel begins within milliseconds of having its sockets, unless its start files take long
 WELCOME_WAIT_S: Final = 0.1  # ipykernel >= 7.2 welcomes a subscriber within milliseconds
 SUBSCRIBE_TRIES: Final = 20
 CONNECT_WAIT_S: Final = 5.0
@@ -89,6 +90,27 @@ class Wires:
         finally:
             scout.close()
         self._raise_if_closed()
+
+    async def begun(self, timeout_s: float) -> None:
+        """Wait until a kernel that we are subscribed to has run what its user has it run at the start.
+
+        Its sockets are there before; were it taken for alive then, one whose start files end it would be started again.
+        It says so itself, which more output than the recorder keeps may have pushed out: so it is also asked, later.
+        Raises KernelSilent.
+        """
+        asking = asyncio.get_running_loop().call_later(UNHEARD_S, self._ask_whether_it_began)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._answered.wait()
+        except TimeoutError as error:
+            raise KernelSilent(f"the kernel did not begin within {timeout_s:g} s") from error
+        finally:
+            asking.cancel()
+        self._raise_if_closed()
+
+    def _ask_whether_it_began(self) -> None:
+        with suppress(PortLost):
+            self.probe("shell", self._answered.set)
 
     async def subscribe(self) -> None:
         """Subscribe to iopub and return once the subscription is in force.
@@ -274,6 +296,8 @@ class Wires:
             if b"iopub_welcome" in parts[0]:
                 return None
             self._note_read(parts)
+            if b'"starting"' in parts[3] and b'"status"' in parts[0]:
+                self._answered.set()
         parent = framing.msg_id_of(parts[1])
         if answer := self._asked.pop(parent, None):
             return answer.set_result(parts)

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from kernels import zygote_birth, zygote_memory, zygote_preload, zygote_wire
+from kernels import zygote_birth, zygote_blas, zygote_memory, zygote_preload, zygote_thrift, zygote_wire
 from kernels.zygote_wire import WireEnded
 
 _PR_SET_PDEATHSIG = 1
@@ -44,7 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (given.files, hard))
     wire = socket.socket(fileno=given.wire)
     os.set_inheritable(given.wire, False)
-    told = zygote_preload.preload([name for name in given.preload.split(",") if name], given.runtime)
+    names = [name for name in given.preload.split(",") if name]
+    told = zygote_preload.preload(names, given.runtime)
+    zygote_blas.watch({name.partition(".")[0] for name in names})
+    zygote_thrift.spare_the_pages()
     freeze()
     try:
         zygote_wire.send(wire, {"event": "ready", "took_s": round(time.monotonic() - began, 2), **told})

@@ -6,7 +6,6 @@ signals, random numbers, environment, directories and search path. All of that c
 
 from __future__ import annotations
 
-import ctypes
 import locale
 import multiprocessing.process
 import os
@@ -18,10 +17,11 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from kernels import processes, zygote_kernel, zygote_wire
+from kernels import processes, zygote_blas, zygote_kernel, zygote_wire
 from kernels.zygote_wire import WireEnded
 
 _OF_IMPORTS: Final = ("PYDEVD_USE_FRAME_EVAL",)
@@ -55,8 +55,12 @@ def await_orders(wire: socket.socket) -> None:
         os._exit(127)
     with suppress(WireEnded):  # the nursery has given this kernel up, or has died: then its record names us: we go on
         zygote_wire.send(wire, _DONE)
-    wire.close()
-    zygote_kernel.be_kernel(sys.argv[1:], lambda: _threads_for_blas(order["env"]))
+    zygote_kernel.be_kernel(sys.argv[1:], partial(_say_bound, wire), partial(zygote_blas.arm, order["env"]))
+
+
+def _say_bound(wire: socket.socket) -> None:
+    with suppress(OSError), wire:
+        wire.send(zygote_wire.BOUND)
 
 
 def _be_one_of_its_own() -> None:
@@ -97,8 +101,6 @@ def _take_on(argv: list[str], env: dict[str, str]) -> None:
     sys.argv[:] = argv[argv.index("-f") - 1 :]  # from the script on
     sys.dont_write_bytecode = bool(env.get("PYTHONDONTWRITEBYTECODE"))
     sys.path[:] = _search_path(env)
-    for part in [part for part, finder in sys.path_importer_cache.items() if finder is None]:
-        del sys.path_importer_cache[part]  # what was no folder then may be one; the other finders look at times
     tempfile.tempdir = None
     multiprocessing.process.ORIGINAL_DIR = str(Path.cwd())  # type: ignore[attr-defined]
     time.tzset()
@@ -122,30 +124,6 @@ def _user_site(env: dict[str, str]) -> list[str]:
         return []
     found = site.getusersitepackages()
     return [found] if Path(found).is_dir() else []
-
-
-def _threads_for_blas(env: dict[str, str]) -> None:
-    """As many threads as it would have taken by itself; it was loaded with one. It starts them now, so not earlier:
-    the first answer would wait for it."""
-    wanted = env.get("OPENBLAS_NUM_THREADS") or env.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
-    if wanted.isdecimal() and (set_threads := _openblas()):
-        set_threads(int(wanted))
-
-
-def _openblas() -> Any:
-    """numpy's own OpenBLAS' function for it, if numpy has one."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        path = line.rpartition(" ")[2]
-        if "openblas" in path and ".so" in path:
-            library = ctypes.CDLL(path)
-            for name in (
-                "scipy_openblas_set_num_threads64_",
-                "scipy_openblas_set_num_threads",
-                "openblas_set_num_threads",
-            ):
-                if found := getattr(library, name, None):
-                    return found
-    return None
 
 
 def _dress_matplotlib(env: dict[str, str]) -> None:

@@ -21,12 +21,12 @@ import zmq
 from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core.history import HistoryManager
 from IPython.core.profiledir import ProfileDir
-from tornado.ioloop import IOLoop
 from traitlets.config import Config
 from traitlets.traitlets import Type, default
 
 from kernels.inside import app as inside
 from kernels.inside.kernel import RingKernel
+from kernels.zygote_thrift import known_modules
 
 _OURS = frozenset({"RingApp", "WarmApp", "HistoryManager", "IPKernelApp", "ConnectionFileMixin"})
 """Sections of the configuration that the shell made in the zygote does not need to know."""
@@ -34,7 +34,8 @@ _OURS = frozenset({"RingApp", "WarmApp", "HistoryManager", "IPKernelApp", "Conne
 _ARGUMENTS: Final = {"--RingApp.incarnation": int, "--RingApp.recorder_mib": float}
 """All that a kernel's command has after `-f` and the connection file."""
 
-AFTER_S: Final = 0.1
+HEART_S: Final = 0.5
+"""Nobody waits for the heartbeat of a kernel that has just started, and it takes a context and three threads."""
 _PACKAGE: list[str] = []
 _KEPT: list[Any] = []
 
@@ -198,6 +199,7 @@ class WarmApp(inside.RingApp):
     """Knows what it is told on a command line without one: reading it takes a fifth of a start."""
 
     name = "ipython-kernel"
+    when_bound: Callable[[], None]
 
     @default("kernel_class")
     def _default_warm_kernel_class(self) -> type[WarmKernel]:
@@ -206,8 +208,32 @@ class WarmApp(inside.RingApp):
     def parse_command_line(self, argv: Any = None) -> None:
         """`be_kernel` has set all of it."""
 
+    def init_sockets(self) -> None:
+        """As ipykernel's."""
+        super().init_sockets()  # type: ignore[no-untyped-call]
+        self.when_bound()
+
+    def init_heartbeat(self) -> None:
+        """As ipykernel's, some time later, by the control thread: a cell may keep the main thread."""
+        loop = self.control_thread.io_loop
+        loop.add_callback(loop.call_later, HEART_S, super().init_heartbeat)
+
     def init_pdb(self) -> None:
         """`prepare` has done it."""
+
+    def init_code(self) -> None:
+        """As IPython's, but for the set of all modules' names: it takes the zygote's."""
+        self._run_startup_files()  # type: ignore[no-untyped-call]
+        self._run_exec_lines()  # type: ignore[no-untyped-call]
+        self._run_exec_files()  # type: ignore[no-untyped-call]
+        shell: Any = self.shell
+        if self.hide_initial_ns:
+            shell.user_ns_hidden.update(shell.user_ns)
+        self._run_cmd_line_code()  # type: ignore[no-untyped-call]
+        self._run_module()  # type: ignore[no-untyped-call]
+        sys.stdout.flush()
+        sys.stderr.flush()
+        shell._sys_modules_keys = known_modules()
 
     def init_control(self, context: Any) -> None:
         """As ipykernel's, without the thread for subshells."""
@@ -262,12 +288,17 @@ def limber_up() -> None:
     shell.run_cell("1", store_history=False, silent=True)
 
 
-def be_kernel(arguments: Sequence[str], after_start: Callable[[], None] | None = None) -> None:
+def be_kernel(
+    arguments: Sequence[str],
+    when_bound: Callable[[], None] = lambda: None,
+    before_start: Callable[[], None] = lambda: None,
+) -> None:
     """In the child: a kernel until it is shut down. `arguments` are those of `command`.
 
-    `after_start` is called once the kernel has had time to answer for the first time.
+    `when_bound` is called when others can connect to the kernel's sockets, `before_start` when it is about to answer.
     """
     app = WarmApp.instance()
+    app.when_bound = when_bound
     given = dict(part.split("=", 1) for part in arguments[2:])
     app.connection_file = arguments[1]
     for name, value in given.items():
@@ -275,6 +306,5 @@ def be_kernel(arguments: Sequence[str], after_start: Callable[[], None] | None =
     # As `inside.forget_package` does, which looks at all names, and so copies their pages.
     _KEPT.extend(sys.modules.pop(name, None) for name in _PACKAGE)
     app.initialize()  # type: ignore[no-untyped-call]
-    if after_start:
-        IOLoop.current().call_later(AFTER_S, after_start)
+    before_start()
     app.start()

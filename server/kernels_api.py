@@ -12,7 +12,7 @@ from aiohttp import web
 from jupyter_client.kernelspec import NoSuchKernel
 
 from kernels.errors import DuplicateKernel, SpawnRefused
-from kernels.house import Tenant
+from kernels.tenant import Tenant
 from server import app_keys, kernelspecs, workdir
 from server.api_errors import ApiError, api_error, request_id
 from server.owned import json_object, text_field

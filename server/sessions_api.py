@@ -15,7 +15,8 @@ from weakref import WeakValueDictionary
 from aiohttp import web
 
 from kernels.errors import BadRequest
-from kernels.house import House, Tenant
+from kernels.house import House
+from kernels.tenant import Tenant
 from server import app_keys, kernels_api
 from server.api_errors import api_error
 from server.owned import json_object, object_field, text_field

@@ -159,7 +159,7 @@ class Settings:
         "modules that Python kernels have imported before they start, where installed; `none` for none",
     )
     spares: int = _setting(
-        "KERNELRING_SPARES", "2", parsers.whole(0, 4), "Python kernels kept waiting for their user, 0 to 4"
+        "KERNELRING_SPARES", "4", parsers.whole(0, 4), "Python kernels kept waiting for their user, 0 to 4"
     )
     kernel_env: tuple[str, ...] = _setting(
         "KERNELRING_KERNEL_ENV",
