@@ -127,7 +127,10 @@ class Attached:
         self.content = reply.content
         self.granted: bool = reply.content["granted"]
         buffers = iter(reply.buffers)
-        take = lambda count: said(session, [next(buffers) for _ in range(count)])  # noqa: E731
+
+        def take(count: int) -> Said:
+            return said(session, [next(buffers) for _ in range(count)])
+
         self.output = [take(count) for count in reply.content.get("output", [])]
         self.replies = [take(count) for _, count in reply.content.get("replies", [])]
         self.questions = [take(count) for count in reply.content.get("questions", [])]
