@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import zmq
+from ipykernel import iostream, kernelapp
 from ipykernel.kernelapp import IPKernelApp
 from traitlets.traitlets import Float, Integer, default
 
 from kernels.inside.kernel import RingKernel
+from kernels.inside.output import OutStream, Publisher
 from kernels.inside.recorder import Recorder
 from kernels.inside.session import NumberedSocket, RecordingSession
 
@@ -37,12 +41,20 @@ class RingApp(IPKernelApp):
         """As ipykernel's; nothing has been sent yet when it returns."""
         # ipykernel leaves it at 1,000 messages, and what is more is dropped without a word (seen on a busy machine).
         context.setsockopt(zmq.SNDHWM, SEND_MESSAGES)
-        super().init_iopub(context)  # type: ignore[no-untyped-call]
+        with _in_place_of_theirs():
+            super().init_iopub(context)  # type: ignore[no-untyped-call]
         del context.sockopts[zmq.SNDHWM]  # for the sockets made after it
         socket = self.iopub_thread.socket
         # Without it XPUB tells only of the first subscriber, and the next owner is not welcomed beside the one before.
         self.iopub_thread.schedule(lambda: socket.setsockopt(zmq.XPUB_VERBOSE, 1))
         self.iopub_thread.socket = NumberedSocket(socket, self.session)
+
+    def init_io(self) -> None:
+        """As ipykernel's. Its `outstream_class` is a name to import, and `forget_package` has taken ours away."""
+        super().init_io()  # type: ignore[no-untyped-call]
+        for stream in (sys.stdout, sys.stderr):
+            if type(stream) is iostream.OutStream:
+                stream.__class__ = OutStream
 
     def start(self) -> None:
         """As ipykernel's; it returns when the kernel was shut down.
@@ -56,6 +68,17 @@ class RingApp(IPKernelApp):
             if thread and thread.is_alive():
                 thread.stop()
                 thread.join()
+
+
+@contextmanager
+def _in_place_of_theirs() -> Iterator[None]:
+    """ipykernel names the class of its IOPub thread in its code."""
+    theirs = kernelapp.IOPubThread
+    kernelapp.IOPubThread = Publisher  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        kernelapp.IOPubThread = theirs  # type: ignore[misc]
 
 
 def forget_package() -> None:
