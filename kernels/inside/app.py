@@ -41,7 +41,7 @@ class RingApp(IPKernelApp):
         """As ipykernel's; nothing has been sent yet when it returns."""
         # ipykernel leaves it at 1,000 messages, and what is more is dropped without a word (seen on a busy machine).
         context.setsockopt(zmq.SNDHWM, SEND_MESSAGES)
-        with _in_place_of_theirs():
+        with in_place_of("IOPubThread", Publisher):
             super().init_iopub(context)  # type: ignore[no-untyped-call]
         del context.sockopts[zmq.SNDHWM]  # for the sockets made after it
         socket = self.iopub_thread.socket
@@ -63,6 +63,8 @@ class RingApp(IPKernelApp):
         said that it is idle. At exit ipykernel 7.4 ends the IOPub thread first, under the control thread's hands, which
         then waits for it, ten seconds or for ever, and is waited for (seen once in ten ends).
         """
+        # traitlets has records of all levels made and lets the handlers refuse them: a twentieth of a small cell.
+        self.log.setLevel(max(self.log.level, min((handler.level for handler in self.log.handlers), default=0)))
         super().start()  # type: ignore[no-untyped-call]
         for thread in (self.control_thread, self.shell_channel_thread):
             if thread and thread.is_alive():
@@ -71,14 +73,14 @@ class RingApp(IPKernelApp):
 
 
 @contextmanager
-def _in_place_of_theirs() -> Iterator[None]:
-    """ipykernel names the class of its IOPub thread in its code."""
-    theirs = kernelapp.IOPubThread
-    kernelapp.IOPubThread = Publisher  # type: ignore[misc]
+def in_place_of(name: str, ours: Any) -> Iterator[None]:
+    """ipykernel's application names some classes in its code."""
+    theirs = getattr(kernelapp, name)
+    setattr(kernelapp, name, ours)
     try:
         yield
     finally:
-        kernelapp.IOPubThread = theirs  # type: ignore[misc]
+        setattr(kernelapp, name, theirs)
 
 
 def forget_package() -> None:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Publisher(iostream.IOPubThread):
-    """ipykernel's, woken once for all that waits in the queue, and through its loop: a ZMQ message costs ten times that.
+    """ipykernel's, woken once for all that waits in the queue, and by its loop's own means: a ZMQ message costs more.
 
     No wake is lost. `schedule` appends and then reads `_woken`; `_run_events` clears `_woken` and then looks how long
     the queue is. So whoever reads True has appended before a look that is still to come. The interrupt of a cell may
@@ -85,9 +85,9 @@ class OutStream(iostream.OutStream):
     def flush(self) -> None:
         """As ipykernel's."""
         publisher = self.pub_thread
-        if not self._buffers and not self._flushing and not self.echo and isinstance(publisher, Publisher):
-            if publisher.idle:
-                return
+        nothing_here = not self._buffers and not self._flushing and not self.echo
+        if nothing_here and isinstance(publisher, Publisher) and publisher.idle:
+            return
         super().flush()  # type: ignore[no-untyped-call]
 
     def _flush(self) -> None:
