@@ -13,6 +13,7 @@ import re
 import struct
 import uuid
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -29,6 +30,7 @@ _LEGACY_TAIL: Final = b'"channel":%b,"msg_id":%b,"msg_type":%b}'
 _JSON_FIELDS: Final = ("header", "parent_header", "metadata", "content")
 
 
+_SHORT_BYTES: Final = 2048  # what is longer is not remembered
 _NUMBERED: Final = re.compile(rb'\{"kernelring":\[(\d{1,9}),(\d{1,15})\]')
 Number = tuple[int, int]
 """What a flight recorder gives to each output: the incarnation of the kernel, and 1, 2, 3, … in it."""
@@ -121,11 +123,19 @@ def session_of(header: bytes) -> str:
 
 
 def _text_in(header: bytes, name: str) -> str:
+    return _short_text_in(header, name) if len(header) < _SHORT_BYTES else _found_text_in(header, name)
+
+
+def _found_text_in(header: bytes, name: str) -> str:
     try:
         text = orjson.loads(header)[name]
     except (ValueError, TypeError, KeyError):
         return ""
     return text if isinstance(text, str) else ""
+
+
+# All messages of a cell have the same parent header, and each is looked into several times.
+_short_text_in = lru_cache(maxsize=64)(_found_text_in)
 
 
 def number_of(metadata: bytes) -> Number | None:

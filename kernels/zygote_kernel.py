@@ -8,24 +8,31 @@ which is another third; kernel_info says so. All else is as in `kernels.inside`.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import fnmatch
 import os
+import signal
 import sys
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Self
 
 import zmq
+from ipykernel import ipkernel
+from ipykernel.kernelbase import _accepts_parameters
 from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core.history import HistoryManager
 from IPython.core.profiledir import ProfileDir
 from traitlets.config import Config
 from traitlets.traitlets import Type, default
+from zmq.eventloop.zmqstream import ZMQStream
 
 from kernels.inside import app as inside
 from kernels.inside.kernel import RingKernel
+from kernels.inside.stream import Stream
 from kernels.zygote_thrift import known_modules
 
 _OURS = frozenset({"RingApp", "WarmApp", "HistoryManager", "IPKernelApp", "ConnectionFileMixin"})
@@ -82,6 +89,27 @@ class SessionHistory(HistoryManager):
 
 class WarmShell(ZMQInteractiveShell):
     """Made in the zygote, and settled in the child."""
+
+    asked: str | None = None
+    """The cell that the kernel is about to run: it transforms it, and hands the same text to `run_cell`."""
+    _transformed: str | None = None
+
+    def transform_cell(self, raw_cell: str) -> str:
+        """As IPython's. The cell that was asked for is transformed once for both who need it, one after the other."""
+        if raw_cell is not self.asked:
+            return str(super().transform_cell(raw_cell))  # type: ignore[no-untyped-call]
+        if self._transformed is None:
+            self._transformed = str(super().transform_cell(raw_cell))  # type: ignore[no-untyped-call]
+            return self._transformed
+        found, self._transformed, self.asked = self._transformed, None, None
+        return found
+
+    def should_run_async(self, *args: Any, **kwargs: Any) -> bool:
+        """As IPython's. A cell with `await` is run as it was transformed here, and asks no second time."""
+        found = bool(super().should_run_async(*args, **kwargs))
+        if found:
+            self.asked = self._transformed = None
+        return found
 
     def init_history(self) -> None:
         """The original, with our history."""
@@ -141,9 +169,7 @@ class WarmKernel(RingKernel):
         _hook_pyplot()
         return fresh
 
-    @property
-    def _supports_kernel_subshells(self) -> bool:
-        return bool(self.shell_channel_thread)
+    _supports_kernel_subshells = False  # ipykernel asks nine times in each cell
 
     # An error aborts the cells that wait behind it, and no other. Without its thread ipykernel aborts what it comes to
     # within some turns of the loop instead: of cells sent after the error every fifth, of those before it not all.
@@ -162,6 +188,22 @@ class WarmKernel(RingKernel):
         """As ipykernel's, which looks at `_aborting` before it awaits anything."""
         self._now = msg.number
         await super().dispatch_shell(msg, *args, **kwargs)
+
+    async def do_execute(self, code: str, *args: Any, **kwargs: Any) -> Any:
+        """As ipykernel's."""
+        shell: Any = self.shell
+        shell.asked, shell._transformed = code, None
+        return await super().do_execute(code, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    # ipykernel's go through the enums of `signal`, which cost more than the calls.
+
+    def pre_handler_hook(self) -> None:
+        """As ipykernel's."""
+        self.saved_sigint_handler = _signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def post_handler_hook(self) -> None:
+        """As ipykernel's."""
+        _signal.signal(signal.SIGINT, self.saved_sigint_handler)
 
     def _abort_queues(self, subshell_id: str | None = None) -> None:
         assert self.shell_stream
@@ -240,6 +282,15 @@ class WarmApp(inside.RingApp):
         super().init_control(context)  # type: ignore[no-untyped-call]
         self.shell_channel_thread = NoThread()
 
+    def init_kernel(self) -> None:
+        """As ipykernel's, with a shell stream that costs less. The other two are of another thread."""
+
+        def stream(socket: Any, io_loop: Any = None) -> ZMQStream:
+            return Stream(socket, io_loop) if socket is self.shell_socket else ZMQStream(socket, io_loop)
+
+        with inside.in_place_of("ZMQStream", stream):
+            super().init_kernel()  # type: ignore[no-untyped-call]
+
 
 def command(connection_file: Path, incarnation: int, recorder_mib: float) -> list[str]:
     """The arguments of a kernel's command, forked or not."""
@@ -261,6 +312,18 @@ def prepare() -> None:
     WarmKernel.instance(parent=app, log=app.log, profile_dir=profile).unsettled = True
     app.config = Config()  # the shell has put a note for tqdm into it
     _hook_pyplot()
+    ipkernel._accepts_parameters = _remembered  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=16)
+def _parameters(function: Callable[..., Any], names: tuple[str, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = _accepts_parameters(function, names)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _remembered(method: Any, names: Sequence[str]) -> dict[str, Any]:
+    """ipykernel looks up in each cell which parameters `run_cell_async` has; inspect takes 50 us for it."""
+    return _parameters(getattr(method, "__func__", method), tuple(names))
 
 
 def _hook_pyplot() -> None:

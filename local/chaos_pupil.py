@@ -62,6 +62,7 @@ class Pupil:
         self.kernel_ends = ""  # how the kernel is being ended on purpose, in the words that the student must be told
         self.finished = 0
         self.sheet: Sheet | None = None
+        self._info = ""
         self._generator = generator
         self._numbered = numbered
         self._ledger = Ledger(numbered=numbered)
@@ -197,6 +198,8 @@ class Pupil:
                 await self._come_back(closed, sheet, frame)
                 continue
             await self._enter(said, sheet)
+            if said.kind == "kernel_info_reply" and said.parent.get("msg_id") == self._info:
+                await self._seek(sheet, frame)
         return sheet
 
     async def _come_back(self, closed: SocketClosed, sheet: Sheet, frame: bytes) -> None:
@@ -205,7 +208,23 @@ class Pupil:
         if not sheet.heard:
             sheet.remarks.append(f"the connection ended at {_clock(time.monotonic())} before anything was said of it")
         await self._connect(time.monotonic())
-        if self._numbered and self.student.last_seq and not sheet.heard:
+        if sheet.heard:
+            return
+        if self._numbered and self.student.last_seq:
+            await self._send(frame)
+        else:
+            self._info, info = self.student.message("kernel_info_request", {})
+            await self._send(info)
+
+    async def _seek(self, sheet: Sheet, frame: bytes) -> None:
+        """The kernel has answered what every front end asks when it has connected again.
+
+        It answers in order, so a cell of which nothing was said by then has never reached it: it lay unread in a worker
+        that was killed. No server can know of it; a person sees that nothing happens, and runs it again.
+        """
+        if not sheet.heard:
+            self.book.row.unread += 1
+            sheet.remarks.append("it had ended unread with its worker, and was sent again")
             await self._send(frame)
 
     async def _enter(self, said: Said, sheet: Sheet) -> None:

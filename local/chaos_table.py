@@ -18,8 +18,9 @@ class Row:
 
     `lines` that had to come (output, but also replies, results, prompts and states); how many of them are `lost`, came
     again after a reconnect (`repeated`) or otherwise (`doubled`), came out of order. Cells that `ran` `twice` or
-    `never`, after which variables were gone, or that left their student `hung`. `gaps`: notices that output is missing;
-    `cut`: lines that such a notice accounts for where it was provoked. `pause_s`: the longest that something was late,
+    `never`, after which variables were gone, or that left their student `hung`; `unread` were sent again by hand,
+    because they had reached nobody but a worker that was killed before it read them. `gaps`: notices that output is
+    missing; `cut`: lines that such a notice accounts for where it was provoked. `pause_s`: the longest that something was late,
     counted from the reconnect where there was one; `away_s`: the longest without a connection.
     """
 
@@ -34,6 +35,7 @@ class Row:
     disordered: int = 0
     twice: int = 0
     never: int = 0
+    unread: int = 0
     variables: int = 0
     hung: int = 0
     gaps: int = 0
@@ -100,8 +102,8 @@ class Report:
 
 
 _COUNTED: Final = (
-    "strikes", "cells", "lines", "lost", "repeated", "doubled", "disordered", "twice", "never", "variables", "hung",
-    "gaps", "cut",
+    "strikes", "cells", "lines", "lost", "repeated", "doubled", "disordered", "twice", "never", "unread", "variables",
+    "hung", "gaps", "cut",
 )  # fmt: skip
 _WORDS: Final = {
     "lost": "lines lost",
@@ -122,8 +124,8 @@ def _broken(row: Row) -> list[str]:
 
 
 HEAD: Final = (
-    "fault", "strikes", "cells", "lines", "lost", "repeated", "doubled", "disord.", "twice", "never", "vars", "hung",
-    "gaps", "cut", "pause s", "bound", "away s", "",
+    "fault", "strikes", "cells", "lines", "lost", "repeated", "doubled", "disord.", "twice", "never", "unread", "vars",
+    "hung", "gaps", "cut", "pause s", "bound", "away s", "",
 )  # fmt: skip
 
 

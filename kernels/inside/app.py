@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import zmq
+from ipykernel import kernelapp
 from ipykernel.kernelapp import IPKernelApp
 from traitlets.traitlets import Float, Integer, default
 
 from kernels.inside import paced
 from kernels.inside.kernel import RingKernel
+from kernels.inside.output import Publisher
 from kernels.inside.recorder import Recorder
 from kernels.inside.session import NumberedSocket, RecordingSession
 
@@ -38,7 +42,8 @@ class RingApp(IPKernelApp):
         # ipykernel leaves it at 1,000 messages, and what is more is dropped without a word (seen on a busy machine).
         # The owner notices, and asks for it again; but the recorder has less of it than can wait here.
         context.setsockopt(zmq.SNDHWM, self.send_messages)
-        super().init_iopub(context)  # type: ignore[no-untyped-call]
+        with in_place_of("IOPubThread", Publisher):
+            super().init_iopub(context)  # type: ignore[no-untyped-call]
         del context.sockopts[zmq.SNDHWM]  # for the sockets made after it
         socket = self.iopub_thread.socket
         # Without it XPUB tells only of the first subscriber, and the next owner is not welcomed beside the one before.
@@ -60,11 +65,24 @@ class RingApp(IPKernelApp):
         said that it is idle. At exit ipykernel 7.4 ends the IOPub thread first, under the control thread's hands, which
         then waits for it, ten seconds or for ever, and is waited for (seen once in ten ends).
         """
+        # traitlets has records of all levels made and lets the handlers refuse them: a twentieth of a small cell.
+        self.log.setLevel(max(self.log.level, min((handler.level for handler in self.log.handlers), default=0)))
         super().start()  # type: ignore[no-untyped-call]
         for thread in (self.control_thread, self.shell_channel_thread):
             if thread and thread.is_alive():
                 thread.stop()
                 thread.join()
+
+
+@contextmanager
+def in_place_of(name: str, ours: Any) -> Iterator[None]:
+    """ipykernel's application names some classes in its code."""
+    theirs = getattr(kernelapp, name)
+    setattr(kernelapp, name, ours)
+    try:
+        yield
+    finally:
+        setattr(kernelapp, name, theirs)
 
 
 def forget_package() -> None:

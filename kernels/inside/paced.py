@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from typing import Any, Final
 
-from ipykernel.iostream import BackgroundSocket, OutStream
+from ipykernel.iostream import BackgroundSocket
 
+from kernels.inside.output import OutStream
 from kernels.inside.packed import size_of
 from kernels.inside.session import RecordingSession
 
@@ -34,7 +35,7 @@ class PacedStream(OutStream):
     def flush(self) -> None:
         """As OutStream's; returns when the owner has read enough of what was sent before."""
         self._collected = 0
-        super().flush()  # type: ignore[no-untyped-call]
+        super().flush()
         self.session.recorder.window.wait()
 
 

@@ -7,15 +7,20 @@ of output and the address of replies.
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final
 
 import zmq
+from ipykernel.iostream import BackgroundSocket, IOPubThread
 from jupyter_client.session import DELIM, Session
 
 from kernels.inside.packed import size_of
 from kernels.inside.recorder import Recorder, owner_of
+from kernels.inside.stream import send_parts
 
 OWN_MESSAGES: Final = "kernelring_"
+_IOPUB: Final = (BackgroundSocket, IOPubThread)
+_PARTS: Final = ("header", "parent_header", "metadata", "content")
 _WELCOME: Final = b'"iopub_welcome"'
 
 
@@ -28,6 +33,35 @@ class RecordingSession(Session):
         # A request that is sent again has the same signature, which Session takes for an attack and drops. Here the
         # msg_id tells what has come before, and its reply is sent again.
         super().__init__(**{"digest_history_size": 0} | kwargs)
+
+    def send(self, stream: Any, msg_or_type: Any, *args: Any, **kwargs: Any) -> Any:
+        """As Session's. An output goes a shorter way, and is signed when it has its number, if there is nothing unusual
+        about it."""
+        if isinstance(stream, _IOPUB):
+            return self._say(stream, msg_or_type, *args, **kwargs)
+        return super().send(stream, msg_or_type, *args, **kwargs)
+
+    def _say(
+        self,
+        iopub: Any,
+        msg_or_type: Any,
+        content: Any = None,
+        parent: Any = None,
+        ident: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        msg = self.msg(msg_or_type, content, parent) if isinstance(msg_or_type, str) else msg_or_type
+        if args or kwargs or not isinstance(ident, bytes) or not self._is_usual(msg):
+            return super().send(iopub, msg_or_type, content, parent, ident, *args, **kwargs)
+        wire = [ident, DELIM, b"", *(self.pack(msg[name]) for name in _PARTS)]
+        iopub.send_multipart(wire, copy=max(map(len, wire)) < self.copy_threshold)
+        return msg
+
+    def _is_usual(self, msg: dict[str, Any]) -> bool:
+        if self.adapt_version or self.debug or (self.check_pid and os.getpid() != self.pid):
+            return False
+        return type(msg) is dict and isinstance(msg.get("content"), dict) and not msg.get("buffers")
 
     def serialize(self, msg: dict[str, Any], ident: list[bytes] | bytes | None = None) -> list[bytes]:
         """As Session's; what is for an owner is recorded, and goes to the one who is the owner now."""
@@ -84,15 +118,15 @@ class NumberedSocket:
         self._socket = socket
         self._session = session
 
-    def send_multipart(self, wire: list[bytes], *args: Any, **kwargs: Any) -> Any:
+    def send_multipart(self, wire: list[bytes], flags: int = 0, copy: bool = True, track: bool = False) -> Any:
         """Number, record, send. The last is left out while the owner does not read: the recorder has it."""
         numbered = self._session.number(wire)
-        if numbered is wire:  # a welcome
-            return self._socket.send_multipart(wire, *args, **kwargs)
         recorder = self._session.recorder
-        if not recorder.window.sent(recorder.next_number - 1, size_of(numbered)):
+        if numbered is not wire and not recorder.window.sent(recorder.next_number - 1, size_of(numbered)):
             return None
-        return self._socket.send_multipart(numbered, *args, **kwargs)
+        if flags or track:
+            return self._socket.send_multipart(numbered, flags, copy=copy, track=track)
+        return send_parts(self._socket, numbered, copy=copy)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._socket, name)

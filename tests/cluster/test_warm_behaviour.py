@@ -212,6 +212,16 @@ def test_an_error_aborts_the_cells_that_wait_behind_it_and_no_other(cell: Cell) 
     assert [each["content"]["status"] for each in replies] == ["error", "aborted", "aborted", "aborted"]
 
 
+def test_a_cell_is_transformed_once_and_what_it_runs_itself_by_the_rules_of_then(cell: Cell) -> None:
+    cell("seen = []\ndef note(lines):\n    seen.append(1)\n    return lines")
+    cell("get_ipython().input_transformers_post.append(note)")
+    assert cell("print(len(seen))") == "1"
+    for first in ("", "import asyncio\nawait asyncio.sleep(0)\n"):
+        code = "get_ipython().input_transformers_post.append(lambda lines: ['print(7)'])\n"
+        code += "_ = get_ipython().run_cell(In[-1])\nget_ipython().input_transformers_post.pop()"
+        assert cell(f"{first}{code}") == "7"
+
+
 def test_history_of_the_session(cell: Cell) -> None:
     cell("a = 1")
     cell("a + 1")

@@ -217,16 +217,19 @@ async def test_a_warm_kernel_outlives_the_nursery(
 async def test_thirty_starts_leave_nothing_in_nursery_and_zygote(
     place: Place, nurse: NurseryClient, context: zmq.asyncio.Context
 ) -> None:
-    before: list[list[int]] = []
+
+    def kept() -> list[int]:
+        pids = (place.nursery_pid(), int(zygote(place)["pid"]))
+        return [len(descriptors(pid)) for pid in pids] + [len(_children(pid)) for pid in pids]
+
     for at in range(31):
         manager = await started(nurse, context)
         assert record_of(manager).warm
         await manager.shutdown_kernel(now=True)
-        if at in (0, 30):
+        if at == 0:
             await until(lambda: len(_children(place.nursery_pid())) == 3)  # the zygote and two spares
-            pids = (place.nursery_pid(), int(zygote(place)["pid"]))
-            before.append([len(descriptors(pid)) for pid in pids] + [len(_children(pid)) for pid in pids])
-    assert all(later <= first for first, later in zip(*before, strict=True)), before
+            first = kept()
+    await until(lambda: all(now <= then for now, then in zip(kept(), first, strict=True)))
 
 
 async def _manager(
