@@ -91,13 +91,16 @@ class Bench:
     # -- processes ------------------------------------------------------------------------------------------------
 
     def settle(self) -> int:
-        """Wait until the nursery has its spares again and they wait for orders; how many there are."""
+        """Wait until the nursery has its spares again and they wait for orders; how many it keeps.
+
+        It makes new ones when half of them are missing, and not before.
+        """
         wanted = Settings.from_environ(self.stack.environ()).spares
 
         def there() -> bool:
             nursery = self.stack.nursery()
             zygote = nursery["zygote"]
-            if not zygote or not zygote["ready"] or len(zygote["spares"]) < wanted:
+            if not zygote or not zygote["ready"] or 2 * len(zygote["spares"]) <= wanted - 1:
                 return False
             return at_rest([zygote["pid"], *self._spare_pids(zygote["pid"])])
 

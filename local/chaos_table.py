@@ -20,8 +20,8 @@ class Row:
     again after a reconnect (`repeated`) or otherwise (`doubled`), came out of order. Cells that `ran` `twice` or
     `never`, after which variables were gone, or that left their student `hung`; `unread` were sent again by hand,
     because they had reached nobody but a worker that was killed before it read them. `gaps`: notices that output is
-    missing; `cut`: lines that such a notice accounts for where it was provoked. `pause_s`: the longest that something was late,
-    counted from the reconnect where there was one; `away_s`: the longest without a connection.
+    missing; `cut`: lines that such a notice accounts for where it was provoked. `pause_s`: the longest that something
+    was late, counted from the reconnect where there was one; `away_s`: the longest without a connection.
     """
 
     name: str
