@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final
 
-KEPT_BYTES: Final = 4 * 2**20  # about, of characters and of what Python needs for each piece
+KEPT_BYTES: Final = 256 * 1024  # about, of characters and of what Python needs for each piece
 PIECE_BYTES: Final = 128
 
 
