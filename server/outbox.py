@@ -7,7 +7,6 @@ requests without a reply, which are never sent twice. Pure: no sockets.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any, Final
 
 from kernels import framing
@@ -27,7 +26,8 @@ class Outbox:
         self.recorded = False
         self._waiting: dict[str, Outgoing] = {}
         self._bytes = 0
-        self._answered: deque[str] = deque(maxlen=MAX_ANSWERED)
+        self._typed: dict[str, None] = {}  # of `_waiting`: what goes to stdin
+        self._answered: dict[str, None] = {}  # the newest MAX_ANSWERED
 
     def add(self, message: Message, header: dict[str, Any]) -> None:
         """A message is about to be handed on: the reply may come at once."""
@@ -35,6 +35,8 @@ class Outbox:
             return
         if header["msg_id"] not in self._waiting:  # else it is sent again
             self._waiting[header["msg_id"]] = (message, header)
+            if message.channel == "stdin":
+                self._typed[header["msg_id"]] = None
             self._bytes += size_of(message)
         # It floods and reads nothing, and is the first that we forget about.
         while len(self._waiting) > MAX_UNREAD or (self._bytes > MAX_BYTES and len(self._waiting) > 1):
@@ -44,6 +46,7 @@ class Outbox:
         """It was not handed on after all."""
         if found := self._waiting.pop(msg_id, None):
             self._bytes -= size_of(found[0])
+            self._typed.pop(msg_id, None)
 
     @property
     def pending(self) -> list[tuple[str, dict[str, Any]]]:
@@ -77,11 +80,13 @@ class Outbox:
     def _is_first(self, msg_id: str) -> bool:
         if msg_id in self._answered:
             return False
-        self._answered.append(msg_id)
+        self._answered[msg_id] = None
+        if len(self._answered) > MAX_ANSWERED:
+            del self._answered[next(iter(self._answered))]
         return True
 
     def _forget_typed(self) -> None:
-        for msg_id in [msg_id for msg_id, (message, _) in self._waiting.items() if message.channel == "stdin"]:
+        for msg_id in list(self._typed):
             self.take_back(msg_id)
 
     def _forget_quiet(self, msg_id: str) -> None:
