@@ -26,7 +26,7 @@ from local.chaos_table import Row
 from local.student import Said, SocketClosed, Student, cell
 
 HUNG_S: Final = 20.0  # a student who hears nothing of a running cell for so long was left hanging
-IDLE_S: Final = 5.0  # and so long does one wait for the idle status after the reply
+IDLE_S: Final = 20.0  # and so long does one wait after the reply for what is missing: what comes late is not lost
 CONNECT_S: Final = 10.0  # for one try
 CALM_TRIES: Final = 5
 FIRST_RETRY_S: Final = 0.05
