@@ -70,6 +70,7 @@ class Desk:
         self._kernels = Kernels(runtime / "k", self._kernel_exited, self._nest)
         self._visitors: set[Visitor] = set()
         self._holders: dict[str, tuple[str, Visitor]] = {}
+        self._strangers: set[str] = set()  # kernels that somebody has claimed who is not here (any more)
         self._claimants: dict[str, tuple[str, Visitor]] = {}  # who has claimed a kernel and is not its holder yet
         self._yields: dict[tuple[str, Visitor], asyncio.Event] = {}
         self._jobs: set[asyncio.Task[None]] = set()
@@ -240,7 +241,10 @@ class Desk:
 
     async def _claim(self, visitor: Visitor, request: Answer) -> Answer:
         kernel_id, epoch, boot = _kernel_id(request), number_of(request, "epoch"), text_of(request, "boot")
+        holder = self._kernels.record(kernel_id).claim_boot
         record = self._kernels.claim(kernel_id, epoch, boot)
+        if holder not in ("", boot, self._holder_here(kernel_id)):
+            self._strangers.add(kernel_id)
         if request.get("quiet") is True:
             before = (self._holders.get(kernel_id), self._claimants.get(kernel_id))
             claimant = self._claimants[kernel_id] = (boot, visitor)
@@ -249,12 +253,29 @@ class Desk:
             if self._claimants.get(kernel_id) != claimant:
                 raise ClaimRefused(f"kernel {kernel_id} was claimed by another worker meanwhile", record.claim_epoch)
         else:
-            held = self._holders.get(kernel_id)
-            if held is not None and held[0] != boot:
-                held[1].tell({"event": "claim_lost", "kernel_id": kernel_id, "epoch": epoch})
+            for former in self._formers(kernel_id, boot, visitor):
+                former.tell({"event": "claim_lost", "kernel_id": kernel_id, "epoch": epoch})
             self._holders[kernel_id] = (boot, visitor)
             self._claimants.pop(kernel_id, None)
         return {"record": record.to_json()}
+
+    def _holder_here(self, kernel_id: str) -> str:
+        """The boot id of its holder, if that is connected."""
+        boot, visitor = self._holders.get(kernel_id, ("", None))
+        return boot if visitor in self._visitors else ""
+
+    def _formers(self, kernel_id: str, boot: str, claimant: Visitor) -> list[Visitor]:
+        """Who may have held the kernel until now: all others, when it is not known who.
+
+        A: claims from a nursery that then dies, loses the user, and so does not claim again ... B: claims from this
+        one, which has never heard of A ... A: goes on serving its clients, whose replies come to B (seen in 2 of 11,590
+        cells of a chaos run).
+        """
+        if kernel_id in self._strangers:
+            self._strangers.discard(kernel_id)
+            return [each for each in self._visitors if each is not claimant]
+        held = self._holders.get(kernel_id)
+        return [held[1]] if held and held[0] != boot else []
 
     async def _ask_to_yield(self, kernel_id: str, epoch: int, other: Visitor) -> None:
         """Returns once `other` neither writes to the kernel nor connects to it, or is too slow (hung) to say so.
@@ -284,6 +305,7 @@ class Desk:
         await self._kernels.end(kernel_id, text_of(request, "reason"))
         self._holders.pop(kernel_id, None)
         self._claimants.pop(kernel_id, None)
+        self._strangers.discard(kernel_id)
         log.info("kernel_ended", kernel=kernel_id, reason=request["reason"], who=visitor.who)
         return {}
 

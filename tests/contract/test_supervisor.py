@@ -15,7 +15,7 @@ import pytest
 from kernels import nursery_call, nursery_disk
 from kernels.__main__ import main as kernels_command
 from kernels.errors import NurseryUnavailable, UnknownKernel
-from kernels.nursery_client import KernelExited, NurseryBack, NurseryClient
+from kernels.nursery_client import ClaimLost, KernelExited, NurseryBack, NurseryClient
 from kernels.processes import start_ticks
 from kernels.supervisor import ensure_nursery, supervisor_runs
 from tests.nursery_fixture import (
@@ -42,6 +42,21 @@ def place(runtime_dir: Path) -> Iterator[Place]:
 
 def started(*command: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, start_new_session=True)
+
+
+async def test_a_former_owner_that_claimed_from_the_nursery_before_is_told_too(place: Place) -> None:
+    ears = {who: Ear() for who in ("a", "b")}
+    async with client(place, ears["a"], "a") as a, client(place, ears["b"], "b") as b:
+        kernel_id = (await a.spawn(place.order())).kernel_id
+        await a.claim(kernel_id, 1, "boot-a")
+        place.kill_nursery()
+        for ear in ears.values():
+            await ear.hear(NurseryBack)
+        await b.claim(kernel_id, 2, "boot-b", quiet=True)
+        assert not [event for event in ears["a"].events if isinstance(event, ClaimLost)]
+        await b.claim(kernel_id, 2, "boot-b")
+        assert await ears["a"].hear(ClaimLost) == ClaimLost(kernel_id, 2)
+        assert not [event for event in ears["b"].events if isinstance(event, ClaimLost)]
 
 
 async def test_a_killed_nursery_is_replaced_and_its_kernels_go_on(place: Place) -> None:
