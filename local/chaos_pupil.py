@@ -179,7 +179,7 @@ class Pupil:
                 self._judge(self.sheet)
             raise
         self._judge(sheet)
-        if self.kernel_ends or (sheet.reply or {}).get("ename") == "NameError":
+        if self._struck(sheet) or (sheet.reply or {}).get("ename") == "NameError":
             await self._set_up()
 
     async def _follow(self, ready: Cell, code: str) -> Sheet:
@@ -282,7 +282,7 @@ class Pupil:
         row.gaps += len(sheet.gaps)
         row.pause_s = max(row.pause_s, sheet.pause_s)
         self._take_counts(sheet)  # which the ledger has forgotten if it was given up
-        if self.kernel_ends:
+        if self._struck(sheet):
             self._judge_ended(sheet, row)
             return
         row.twice += times > 1
@@ -326,6 +326,13 @@ class Pupil:
             what = [f"{len(lines)} lines ({first_few(lines)})"] * bool(lines) + parts
             told = "; ".join(sheet.notices) or ("told that the request is lost" if sheet.told_lost else "not told")
             self._remark(f"cell {sheet.cell.name} ({sheet.cell.kind}) lost {', '.join(what)}: {told}")
+
+    def _struck(self, sheet: Sheet) -> bool:
+        """Whether its kernel was ended on purpose while it ran. It may have been just through; then the next one was."""
+        if not self.kernel_ends:
+            return False
+        told = any(self.kernel_ends in text for text in sheet.notices)
+        return told or bool(sheet.missing_lines() or sheet.missing_parts())
 
     def _judge_ended(self, sheet: Sheet, row: Row) -> None:
         """Its kernel was ended on purpose: what is missing is accounted for, if one message says why."""
