@@ -328,7 +328,7 @@ class Pupil:
             self._remark(f"cell {sheet.cell.name} ({sheet.cell.kind}) lost {', '.join(what)}: {told}")
 
     def _struck(self, sheet: Sheet) -> bool:
-        """Whether its kernel was ended on purpose while it ran. It may have been just through; then the next one was."""
+        """Whether its kernel was ended on purpose while it ran. If it was just through, the next one is struck."""
         if not self.kernel_ends:
             return False
         told = any(self.kernel_ends in text for text in sheet.notices)
