@@ -18,7 +18,7 @@ from typing import NoReturn
 from kernels.errors import SpawnRefused
 from kernels.records import SpawnOrder
 
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_CHILD_SUBREAPER, _PR_SET_PDEATHSIG = 36, 1
 _OOM_FIRST = b"1000"
 _STATE, _GROUP, _SESSION, _STARTED, _EXIT_CODE = 0, 2, 3, 19, 49
 """Places in /proc/<pid>/stat after the command's name: fields 3, 5, 6, 22 and 52 of proc(5)."""
@@ -196,6 +196,13 @@ def _wire(log_fd: int, error_write: int) -> None:
     for fd, source in ((0, nothing), (1, nothing), (2, log_fd)):
         os.dup2(source, fd)
     os.set_inheritable(error_write, False)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel of this machine kill this process when `parent`, which has forked it, ends (prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it has ended already
+        os._exit(0)
 
 
 def lose_to_the_oom_killer() -> None:

@@ -12,21 +12,18 @@ is an orphan, and orphans go to the nursery, which is a subreaper.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import os
 import resource
-import signal
 import socket
 import sys
 import time
 from pathlib import Path
 from typing import NoReturn
 
-from kernels import zygote_birth, zygote_blas, zygote_memory, zygote_preload, zygote_thrift, zygote_wire
+from kernels import processes, zygote_birth, zygote_blas, zygote_memory, zygote_preload, zygote_thrift, zygote_wire
 from kernels.zygote_wire import WireEnded
 
-_PR_SET_PDEATHSIG = 1
 _KEPT: list[object] = []
 
 
@@ -39,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--preload", default="", help="modules to import, separated by commas")
     given = parser.parse_args(arguments)
     began = time.monotonic()
-    _die_with_the_nursery()
+    # Also while importing, when nobody looks at the wire. It is not inherited: kernels live on.
+    processes.die_with_parent(os.getppid())
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (given.files, hard))
     wire = socket.socket(fileno=given.wire)
@@ -94,8 +92,3 @@ def _be_spare(fd: int, fds: list[int]) -> NoReturn:
             os.close(other)  # else that spare would never see its wire end
     zygote_birth.await_orders(socket.socket(fileno=fd))
     raise SystemExit(0)
-
-
-def _die_with_the_nursery() -> None:
-    """Also while importing, when nobody looks at the wire. It is not inherited: kernels live on."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

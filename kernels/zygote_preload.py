@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from kernels import zygote_kernel
+from kernels import processes, zygote_kernel
 from kernels.zygote_rehearsal import rehearse
 
 KERNEL: Final = (
@@ -122,9 +122,11 @@ def _rehearsed() -> list[str]:
 def in_child(work: Callable[[Callable[[Any], None]], None], within_s: float = TRIAL_S) -> list[Any]:
     """What `work`, run in a forked child, has told. The child is killed when that takes longer."""
     read, write = os.pipe()
+    zygote = os.getpid()
     pid = os.fork()
     if pid == 0:
         os.close(read)
+        processes.die_with_parent(zygote)
         with contextlib.suppress(BaseException):
             os.setsid()
             work(lambda what: _write_all(write, json.dumps(what).encode() + b"\n"))

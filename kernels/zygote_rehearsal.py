@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from kernels import zygote_kernel
+from kernels import processes, zygote_kernel
 
 PLAY_S: Final = 30.0
 CELLS: Final = (
@@ -37,7 +37,9 @@ def rehearse(folder: Path, tell: Callable[[Any], None]) -> None:
         json.dumps({"transport": "ipc", "ip": str(folder / "s"), "key": "rehearsal", "kernel_name": "", **ports}
                    | {"signature_scheme": "hmac-sha256"})
     )  # fmt: skip
+    rehearsed = os.getpid()
     if os.fork() == 0:
+        processes.die_with_parent(rehearsed)
         signal.alarm(int(PLAY_S))
         try:
             _play(connection)

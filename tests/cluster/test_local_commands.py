@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from http.cookiejar import CookieJar
 from pathlib import Path
-from urllib.request import HTTPCookieProcessor, build_opener
+from urllib.request import HTTPCookieProcessor, OpenerDirector, build_opener
 
 import pytest
 
@@ -53,6 +53,12 @@ def address_of(job: subprocess.Popen[str]) -> str:
     raise AssertionError("".join(said))
 
 
+def members(browser: OpenerDirector, base: str) -> list[str]:
+    """The workers on the ring."""
+    with browser.open(f"{base}/readyz", timeout=10) as answer:
+        return list(json.load(answer)["members"])
+
+
 def test_local_run_prints_an_address_that_logs_a_guest_in_and_ctrl_c_ends_all(job: subprocess.Popen[str]) -> None:
     address = address_of(job)
     browser = build_opener(HTTPCookieProcessor(CookieJar()))
@@ -60,8 +66,10 @@ def test_local_run_prints_an_address_that_logs_a_guest_in_and_ctrl_c_ends_all(jo
         assert "guest-" in page.read().decode()
         assert "token" not in page.url
     base = address.partition("/?")[0]
-    with browser.open(f"{base}/readyz", timeout=10) as answer:
-        assert len(json.load(answer)["members"]) == 4
+    deadline = time.monotonic() + READY_S  # the address comes with the first worker
+    while len(members(browser, base)) < 4:
+        assert time.monotonic() < deadline, members(browser, base)
+        time.sleep(0.05)
     job.send_signal(signal.SIGINT)
     assert job.stdout is not None
     rest = job.stdout.read()
