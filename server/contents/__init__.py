@@ -1,0 +1,1 @@
+"""Users' notebooks and files on disk."""

@@ -1,0 +1,1 @@
+"""Stock Notebook 7 and JupyterLab, served from the bundles of their packages."""
