@@ -140,7 +140,7 @@ for _ in range(500):
         {"type": "notebook", "content": {"cells": [{"cell_type": "code"}], "nbformat": 4, "metadata": {}}},
         {"type": "notebook", "content": {"cells": [], "nbformat": 3, "metadata": {}}},
         notebook("1", cells=[{"cell_type": "code", "metadata": {}, "source": 1, "outputs": [{}]}]),
-        notebook("1", cells=[{"cell_type": "code", "metadata": {}, "outputs": [{"output_type": "stream", "text": 1}]}, 1]),
+        notebook("1", cells=[{"cell_type": "code", "metadata": {}, "source": 1, "outputs": [{"output_type": 1}]}, 1]),
         {"type": "file", "content": "x"}, {"type": "file", "content": 1, "format": "text"},
         {"type": "file", "content": "é", "format": "base64"}, {"type": "file", "content": "x", "format": "zip"},
         {"type": "file", "content": "x", "format": "text", "chunk": 0}, {"type": "file", "content": "x", "chunk": "1"},
