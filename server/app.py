@@ -25,7 +25,7 @@ from server.api_errors import json_errors
 from server.arbiter import ARBITER
 from server.channels import channels
 from server.draining import DrainingRunner
-from server.frontend import events
+from server.frontend import events, nbconvert
 from server.frontend.frontend import FRONTEND, Frontend, front_ends
 from server.frontend.routes import ROUTES
 from server.host import Host
@@ -100,7 +100,7 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     app[app_keys.KERNELSPECS] = kernelspecs.Kernelspecs()
     app[app_keys.CONVERSATIONS] = set()
     app[FRONTEND] = Frontend(settings.notebooks, host.runtime / "static")
-    app[events.EVENTS] = {}
+    app[events.EVENTS], app[nbconvert.EXPORTS] = {}, nbconvert.Exports()
 
     address = host.workers_dir / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
     candidate = Candidate(host.id, str(address), generation, ARBITER.n_slots, os.getpid())
