@@ -5,7 +5,6 @@ code 2. The hooks below prepare the host before the first worker is forked and t
 worker has died. Nothing here serves a request, and nothing here ends a kernel: the nursery outlives gunicorn.
 """
 
-import importlib
 import os
 import resource
 import sys
@@ -26,9 +25,6 @@ from server.settings import Settings, SettingsError
 from sharding.deathwatch import evict_child
 
 NURSERY_START_S = 10.0
-# Takes three seconds of processor time (its jsonschema compiles a grammar): done once, and not by each new worker while
-# its users wait for an owner.
-SLOW_TO_IMPORT = "nbformat"
 REFUSED = 2  # exit code: started in a way that cannot work; a restart would not help
 
 
@@ -71,7 +67,6 @@ def on_starting(server: Any) -> None:
     except (HostError, NurseryUnavailable) as problem:
         _refuse(problem)
     server.kernelring_host = host
-    importlib.import_module(SLOW_TO_IMPORT)
     ARBITER.generation = time.time_ns()
     if not (_settings.jwt_secret or _settings.jwks_url):
         _log.warning("nobody_can_log_in", why="neither KERNELRING_JWT_SECRET nor KERNELRING_JWKS_URL is set")
