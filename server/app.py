@@ -24,6 +24,7 @@ from server import about_api, app_keys, home, kernels_api, kernelspecs, sessions
 from server.api_errors import json_errors
 from server.arbiter import ARBITER
 from server.channels import channels
+from server.cross_origin import setup_cross_origin
 from server.draining import DrainingRunner
 from server.host import Host
 from server.identity import setup_identity
@@ -145,6 +146,7 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
         yield
         await membership.stop()
 
+    setup_cross_origin(app, settings.allow_origin)
     setup_identity(
         app,
         verifier=TokenVerifier(
