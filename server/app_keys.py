@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # the parts themselves import this module
     from kernels.nursery_client import NurseryClient
     from server.channels import Conversation
     from server.kernelspecs import Kernelspecs
+    from server.login import Logins
     from server.ownership import Ownership
     from server.settings import Settings
     from server.status import Status
@@ -21,6 +22,7 @@ SETTINGS: web.AppKey[Settings] = web.AppKey("settings")
 MEMBERSHIP: web.AppKey[Membership] = web.AppKey("membership")
 OWNERSHIP: web.AppKey[Ownership] = web.AppKey("ownership")
 PEERS: web.AppKey[Peers] = web.AppKey("peers")
+LOGINS: web.AppKey[Logins] = web.AppKey("logins")
 NURSERY: web.AppKey[NurseryClient] = web.AppKey("nursery")
 HOUSE: web.AppKey[House] = web.AppKey("house")
 KERNELSPECS: web.AppKey[Kernelspecs] = web.AppKey("kernelspecs")

@@ -16,10 +16,12 @@ from aiohttp.typedefs import Handler, Middleware
 from aiohttp_session import session_middleware
 from redis.asyncio import Redis
 
+from server import app_keys
 from server.api_errors import api_error, is_api, json_errors
 from server.login import LOGIN_FAILURES, Logins, failed, failed_page, session_user
 from server.login_page import redirect, with_next, without_token
 from server.login_session import LoginSessions
+from server.page_tokens import PageTokens
 from server.request_keys import REQUEST_ID, USER
 from server.same_origin import SAFE_METHODS, ensure_xsrf, guard_cookie, is_websocket
 from server.session_records import SessionRecords
@@ -29,6 +31,8 @@ __all__ = ["REQUEST_ID", "USER", "setup_identity", "token_of"]
 
 PUBLIC: Final = frozenset({"/healthz", "/readyz", "/login", "/logout", "/static"})
 PUBLIC_UNDER: Final = "/static/"
+# Shown in frames of other sites' pages: they find out themselves who is asking (`server/frontend/embed.py`).
+FRAMED: Final = ("/embed/", "/embedded/")
 
 
 def setup_identity(
@@ -49,7 +53,7 @@ def setup_identity(
     # aiohttp-session keeps its two values in the request by plain names, of which aiohttp would warn in the log.
     warnings.filterwarnings("ignore", category=web.NotAppKeyWarning, module="aiohttp_session")
     sessions = LoginSessions(SessionRecords(redis), key=session_key, hours=hours, guests=guests, behind_tls=behind_tls)
-    logins = Logins(verifier, sessions, guests, behind_tls)
+    logins = app[app_keys.LOGINS] = Logins(verifier, sessions, PageTokens(session_key, hours), guests, behind_tls)
     app.middlewares.extend([json_errors, session_middleware(sessions), identity(logins)])
     app.router.add_get("/login", logins.get_login)
     app.router.add_post("/login", logins.post_login)
@@ -78,7 +82,9 @@ def identity(logins: Logins) -> Middleware:
 def is_public(request: web.Request) -> bool:
     """By the route that will answer, not by the path as written: no spelling of a path slips through."""
     resource = request.match_info.route.resource
-    return resource is not None and (resource.canonical in PUBLIC or resource.canonical.startswith(PUBLIC_UNDER))
+    return resource is not None and (
+        resource.canonical in PUBLIC or resource.canonical.startswith((PUBLIC_UNDER, *FRAMED))
+    )
 
 
 def token_of(request: web.Request) -> tuple[str | None, bool]:

@@ -17,7 +17,7 @@ Parser = Callable[[str], T]
 
 SECRET_BYTES = 32  # RFC 7518, section 3.2: an HS256 key is at least as long as the hash
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_ORIGIN = re.compile(
+_PAGE_ORIGIN = re.compile(
     r"(?P<scheme>https?)://(?:[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(?P<port>[1-9][0-9]{0,4}))?"
 )
 _NEVER_FOR_KERNELS = ("KERNELRING_", "REDIS_URL", "JPY_PARENT_PID")
@@ -114,7 +114,7 @@ def origins(text: str) -> tuple[str, ...]:
 
 def _origin(text: str) -> str:
     """A browser's Origin header is compared with this whole, so what could never be equal to one is refused here."""
-    matched = _ORIGIN.fullmatch(text)
+    matched = _PAGE_ORIGIN.fullmatch(text)
     if not matched:
         raise ValueError(
             f"{text!r} is no origin: write https://host or https://host:port, in lower case and no pattern"

@@ -113,23 +113,17 @@ class Settings:
     guests: bool = _setting(
         "KERNELRING_GUESTS", "0", parsers.flag, "`1` lets each browser in as its own guest; loopback only"
     )
-    behind_tls: bool = _setting(
-        "KERNELRING_BEHIND_TLS",
-        "0",
-        parsers.flag,
-        "`1` when a proxy serves HTTPS: makes login cookies secure",
-    )
     allow_origin: tuple[str, ...] = _setting(
         "KERNELRING_ALLOW_ORIGIN",
         "",
         parsers.origins,
         "origins of other sites' pages that may call the API with a token, such as `https://school.example`",
     )
-    frame_ancestors: tuple[str, ...] = _setting(
-        "KERNELRING_FRAME_ANCESTORS",
-        "",
-        parsers.origins,
-        "origins of other sites' pages that may show `/embed/…` in a frame",
+    behind_tls: bool = _setting(
+        "KERNELRING_BEHIND_TLS",
+        "0",
+        parsers.flag,
+        "`1` when a proxy serves HTTPS: makes login cookies secure",
     )
     lease_s: float = _setting(
         "KERNELRING_LEASE_S", "3", parsers.number(0.2, 60), "seconds until a silent worker loses its place"

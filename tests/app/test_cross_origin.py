@@ -3,7 +3,21 @@
 import pytest
 from aiohttp import ClientResponse, WSServerHandshakeError
 
-from tests.app.conftest import Client, Logs, Mint, Worker, bearer, log_in, who, with_cookie
+from server.login_session import derive_session_key
+from server.page_tokens import PageTokens
+from tests.app.conftest import (
+    SECRET,
+    Client,
+    Logs,
+    Mint,
+    Worker,
+    bearer,
+    is_nobody,
+    log_in,
+    login_status,
+    who,
+    with_cookie,
+)
 
 LESSON = "https://lesson.example"
 OTHER = "https://other.example:8443"
@@ -184,3 +198,15 @@ async def test_a_websocket_is_decided_by_its_token_and_never_opened_by_a_cookie(
         with pytest.raises(WSServerHandshakeError) as handshake:
             await client.ws_connect("/api/channels", params=params, headers=cookie | {"Origin": origin})
         assert handshake.value.status == 403
+
+
+async def test_a_page_token_is_good_for_the_api_and_logs_nobody_in(worker: Worker, mint: Mint) -> None:
+    client = await worker(allow_origin=ALLOWED)
+    page = PageTokens(derive_session_key(SECRET), 12).make("ada")
+    assert await who(client, headers=bearer(page)) == "ada"
+    socket = await client.ws_connect("/api/channels", params={"token": page})
+    assert await socket.receive_str() == "ada"
+    assert await login_status(client, page) == 403
+    async with client.get("/tree", params={"token": page}) as response:
+        assert response.status == 403
+    assert await is_nobody(client, "")
