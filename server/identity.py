@@ -29,10 +29,15 @@ from server.tokens import TokenVerifier
 
 __all__ = ["REQUEST_ID", "USER", "setup_identity", "token_of"]
 
-PUBLIC: Final = frozenset({"/healthz", "/readyz", "/login", "/logout", "/static"})
-PUBLIC_UNDER: Final = "/static/"
-# Shown in frames of other sites' pages: they find out themselves who is asking (`server/frontend/embed.py`).
-FRAMED: Final = ("/embed/", "/embedded/")
+PUBLIC: Final = frozenset({"/healthz", "/readyz", "/login", "/logout", "/static", "/favicon.ico"})
+PUBLIC_UNDER: Final = (
+    "/static/",
+    "/lab/extensions/",
+    "/lab/api/themes/",  # style sheets, which no page can ask for with a header
+    # Shown in frames of other sites' pages: they find out themselves who is asking (`server/frontend/embed.py`).
+    "/embed/",
+    "/embedded/",
+)
 
 
 def setup_identity(
@@ -82,9 +87,7 @@ def identity(logins: Logins) -> Middleware:
 def is_public(request: web.Request) -> bool:
     """By the route that will answer, not by the path as written: no spelling of a path slips through."""
     resource = request.match_info.route.resource
-    return resource is not None and (
-        resource.canonical in PUBLIC or resource.canonical.startswith((PUBLIC_UNDER, *FRAMED))
-    )
+    return resource is not None and (resource.canonical in PUBLIC or resource.canonical.startswith(PUBLIC_UNDER))
 
 
 def token_of(request: web.Request) -> tuple[str | None, bool]:
