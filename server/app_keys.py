@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -11,6 +12,7 @@ if TYPE_CHECKING:  # the parts themselves import this module
     from kernels.nursery_client import NurseryClient
     from server.channels import Conversation
     from server.contents.contents import Contents
+    from server.execution.executions import Executions
     from server.kernelspecs import Kernelspecs
     from server.login import Logins
     from server.ownership import Ownership
@@ -25,6 +27,8 @@ OWNERSHIP: web.AppKey[Ownership] = web.AppKey("ownership")
 PEERS: web.AppKey[Peers] = web.AppKey("peers")
 LOGINS: web.AppKey[Logins] = web.AppKey("logins")
 NURSERY: web.AppKey[NurseryClient] = web.AppKey("nursery")
+EXECUTIONS: web.AppKey[Executions] = web.AppKey("executions")
+STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping")
 HOUSE: web.AppKey[House] = web.AppKey("house")
 CONTENTS: web.AppKey[Contents] = web.AppKey("contents")
 KERNELSPECS: web.AppKey[Kernelspecs] = web.AppKey("kernelspecs")
