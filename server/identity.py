@@ -21,7 +21,7 @@ from server.api_errors import api_error, is_api, json_errors
 from server.login import LOGIN_FAILURES, Logins, failed, failed_page, session_user
 from server.login_page import redirect, with_next, without_token
 from server.login_session import LoginSessions
-from server.page_tokens import PageTokens
+from server.page_tokens import FILES, FILES_COOKIE, PageTokens
 from server.request_keys import REQUEST_ID, USER
 from server.same_origin import SAFE_METHODS, ensure_xsrf, guard_cookie, is_websocket
 from server.session_records import SessionRecords
@@ -115,12 +115,19 @@ async def _identify(logins: Logins, request: web.Request) -> web.Response | None
 
 
 async def _by_cookie(logins: Logins, request: web.Request) -> web.Response | None:
-    user = await session_user(request)
+    user = await session_user(request) or _reader(logins, request)
     if user is None:
         return _turn_away(request)
     guard_cookie(request, behind_tls=logins.behind_tls)
     request[USER] = user
     return None
+
+
+def _reader(logins: Logins, request: web.Request) -> str | None:
+    """Whose files the page in a frame shows, when that is all that is asked for."""
+    resource = request.match_info.route.resource
+    reads_file = resource is not None and resource.canonical.startswith(FILES) and request.method in SAFE_METHODS
+    return logins.pages.reader(request.cookies.get(FILES_COOKIE)) if reads_file else None
 
 
 def _turn_away(request: web.Request) -> web.Response:

@@ -2,8 +2,8 @@
 
 Browsers keep a login cookie from frames on other sites' pages, and more of them every year. So such a page gets a token
 of its own and sends it with each request. It is made from the token in the frame's address, which may therefore be of
-short life and has no further use; it is good for requests of this server's API only, can neither log a browser in nor
-make another of its kind, and ends when a login would.
+short life and has no further use; it can neither log a browser in nor make another of its kind, and ends when a login
+would.
 
 Owns how they are signed and read. No I/O, nothing of requests.
 """
@@ -17,6 +17,11 @@ import jwt
 
 from server.expiring_lru import ExpiringLru
 from server.token_errors import TokenRefused
+
+# Pictures beside a notebook are asked for by the browser itself, which sends no header: for them, and for nothing but
+# reading files, such a page's token is a cookie too. Browsers keep it apart for each site that shows the frame (CHIPS).
+FILES_COOKIE: Final = "kernelring_files"
+FILES: Final = "/files/"
 
 PREFIX: Final = "page."  # no JWT begins like this, so the two kinds cannot be taken for each other
 MAX_CHARS: Final = 8192
@@ -35,6 +40,13 @@ class PageTokens:
         """A token for the page of `user`."""
         claims = {"sub": user, "exp": int(time.time()) + self._lifetime_s}
         return PREFIX + jwt.encode(claims, self._key, algorithm="HS256")
+
+    def reader(self, cookie: str | None) -> str | None:
+        """Who may read files by the cookie of that name; None when it is none of ours, or no longer."""
+        try:
+            return self.user(cookie) if cookie else None
+        except TokenRefused:
+            return None
 
     def user(self, token: str) -> str | None:
         """Who a page's token is for; None when it is a token of another kind. Raises TokenRefused."""

@@ -1,8 +1,8 @@
 """One notebook for a frame in a lesson: Notebook 7's page without its header and menus.
 
 Owns `/embed/{path}`, who may see it, and what a frame shows to whoever may not. A page whose address has a token is
-told a token of its own (`server/page_tokens.py`) and works with that alone, because browsers keep cookies from frames
-on other sites' pages; it leaves the login of this browser as it is. Without a token the login cookie counts, as on
+told a token of its own (`server/page_tokens.py`) and works with that, because browsers keep cookies from frames on
+other sites' pages; it leaves the login of this browser as it is. Without a token the login cookie counts, as on
 every page: for frames on pages of our own site.
 """
 
@@ -12,7 +12,7 @@ import html
 from typing import Final
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from server import app_keys
 from server.api_errors import request_id
@@ -21,11 +21,15 @@ from server.frontend.pages import page
 from server.identity import token_of
 from server.login import LOGIN_FAILURES, session_user, status_and_sentence
 from server.login_page import RETRY_SOON
+from server.page_tokens import FILES, FILES_COOKIE
 from server.request_keys import USER
 
 log = structlog.get_logger(__name__)
 
 NOBODY: Final = "Nobody is logged in here."
+# As text: the standard library knows the last word only from Python 3.14 on. Without HTTPS a browser keeps no such
+# cookie (but for its own machine), and shows no pictures that lie beside the notebook.
+_FOR_FILES: Final = f"Path={FILES}; Secure; HttpOnly; SameSite=None; Partitioned"
 _PRIVATE: Final = {"Referrer-Policy": "no-referrer"}  # the address has held a token
 # The login page shows itself in no frame, and a lesson knows its way to a new token better than a student.
 _REFUSED: Final = """<!doctype html>
@@ -49,9 +53,11 @@ async def embed(request: web.Request) -> web.Response:
     if user is None:
         return _refused(request, 403, NOBODY)
     request[USER] = user
-    told = {} if token is None else {"token": logins.pages.make(user), "appendToken": "true"}
-    response = await page(request, "notebook", "embed.html", **told)
+    own = None if token is None else logins.pages.make(user)
+    response = await page(request, "notebook", "embed.html", **({"token": own, "appendToken": "true"} if own else {}))
     response.headers.update(_PRIVATE)
+    if own:
+        response.headers.add(hdrs.SET_COOKIE, f"{FILES_COOKIE}={own}; {_FOR_FILES}")
     return response
 
 

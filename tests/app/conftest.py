@@ -115,6 +115,7 @@ def _add_routes(app: web.Application) -> None:
     app.router.add_get("/healthz", _health)
     app.router.add_get("/", _page)
     app.router.add_get("/tree", _page)
+    app.router.add_route("*", "/files/{path:.+}", _page)
     app.router.add_get("/static/{name}", _health)
     app.router.add_route("*", "/api/me", _me)
     app.router.add_post("/api/echo", _echo)

@@ -4,7 +4,7 @@ import pytest
 from aiohttp import ClientResponse, WSServerHandshakeError
 
 from server.login_session import derive_session_key
-from server.page_tokens import PageTokens
+from server.page_tokens import FILES_COOKIE, PageTokens
 from tests.app.conftest import (
     SECRET,
     Client,
@@ -15,6 +15,7 @@ from tests.app.conftest import (
     is_nobody,
     log_in,
     login_status,
+    own,
     who,
     with_cookie,
 )
@@ -210,3 +211,17 @@ async def test_a_page_token_is_good_for_the_api_and_logs_nobody_in(worker: Worke
     async with client.get("/tree", params={"token": page}) as response:
         assert response.status == 403
     assert await is_nobody(client, "")
+
+
+async def test_the_cookie_of_a_frames_page_reads_files_and_nothing_else(worker: Worker, mint: Mint) -> None:
+    client = await worker()
+    cookie = {"Cookie": f"{FILES_COOKIE}={PageTokens(derive_session_key(SECRET), 12).make('ada')}"}
+    async with client.get("/files/dot.svg", headers=cookie) as response:
+        assert (response.status, await response.text()) == (200, "<p>ada</p>")
+    for method, path in (("GET", "/api/me"), ("GET", "/tree"), ("PUT", "/files/dot.svg"), ("POST", "/api/echo")):
+        async with client.request(method, path, headers=cookie | own(client), allow_redirects=False) as response:
+            assert response.status in (302, 403), path
+    for wrong in ("x", mint("ada"), "page.x", ""):
+        headers = {"Cookie": f"{FILES_COOKIE}={wrong}"}
+        async with client.get("/files/dot.svg", headers=headers, allow_redirects=False) as response:
+            assert response.status == 302
