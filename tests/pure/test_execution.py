@@ -14,7 +14,7 @@ from server.execution.execution import Execution, Order
 from server.execution.feed import Feed, dump_place, parse_place
 from server.execution.journal import revive, snapshot
 from server.execution.outputs import Outputs, cut_notice
-from server.execution.saving import amend
+from server.execution.saving import Filled, amend
 from server.execution.screen import Screen
 from server.execution.widgets import MAX_MODELS, MIMETYPE, Widgets
 
@@ -247,10 +247,11 @@ def test_outputs_are_put_into_their_cell_and_nowhere_else() -> None:
     execution.hear("iopub", {"msg_type": "execute_input"}, {"execution_count": 7}, (1, 1), 1)
     execution.hear("iopub", {"msg_type": "stream"}, out("two")[1], (1, 2), 1)
     elsewhere = Execution(Order("v", 2, "3", cell_id="gone"), "session", "ada")
-    assert amend(notebook, [execution, elsewhere], {MIMETYPE: {}})
+    filled = [Filled.by(execution), Filled.by(elsewhere)]
+    assert amend(notebook, filled, {MIMETYPE: {}})
     nbformat.validate(notebook)
     assert nbformat.reads(nbformat.writes(notebook), as_version=4).cells[1].outputs[0].text == "two"
     assert (notebook.cells[1].execution_count, dict(notebook.cells[1].metadata)) == (7, {})
     assert (notebook.cells[0].execution_count, notebook.cells[0].outputs) == (1, [])
     assert notebook.metadata.widgets == {MIMETYPE: {}}
-    assert not amend(notebook, [execution, elsewhere], {MIMETYPE: {}})
+    assert not amend(notebook, filled, {MIMETYPE: {}})
