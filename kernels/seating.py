@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kernels.backlog import Backlog
 from kernels.errors import KernelGone
-from kernels.lifecycle import Lifecycle, Request
+from kernels.lifecycle import HOPELESS, Lifecycle, Request
 from kernels.recorded import Recorded
 from kernels.resume import Resume
 from kernels.seat import Seat
@@ -58,11 +58,21 @@ class Seating:
         """Return the seat of a client; an older connection of the same client loses it."""
         self._forget_empty()
         before = self._seats.pop(resume.client, None)
+        is_first = before is None and resume.is_new and not (isinstance(way, Recorded) and way.acks)
         seat = self._resume_recorded(way, resume, before) if isinstance(way, Recorded) else self._resume(resume, before)
         self._seats[resume.client] = seat
+        self._tell_newcomer(resume, is_first=is_first)
         if before:
             before.close(KernelGone("replaced by a newer connection of the same client"))
         return seat
+
+    def _tell_newcomer(self, resume: Resume, *, is_first: bool) -> None:
+        """What became of the kernel while nobody was here. Who has been at this process before was told then."""
+        if self._life.phase == "dead" and resume.is_new:
+            self._kernel.tell(self._kernel.untold or f"The kernel has ended. {HOPELESS}", "dead", resume.client)
+        elif is_first and self._kernel.untold:
+            self._kernel.tell(self._kernel.untold, None, resume.client)
+            self._kernel.untold = ""
 
     def wake(self) -> None:
         """There may be something to read."""
