@@ -24,7 +24,7 @@ from kernels.backlog import Backlog
 from kernels.endings import Endings
 from kernels.errors import KernelGone, KernelMoved, KernelsError, PortLost
 from kernels.framing import Number
-from kernels.lifecycle import Action, Fail, Lifecycle, Request, Restart, Tell
+from kernels.lifecycle import HOPELESS, Action, Fail, Lifecycle, Request, Restart, Tell
 from kernels.recorded import Recorded
 from kernels.resume import Resume
 from kernels.seat import Seat

@@ -135,7 +135,9 @@ class House:
 
     async def farewell(self, user: str, kernel_id: str) -> str | None:
         """Why a kernel of the user's that is gone has ended: a sentence, "" if it was the user, None if not known."""
-        return await self._nursery.farewell(user, kernel_id)
+        with suppress(BadRequest):  # no kernel has such an id; or the nursery is of an older version, as below
+            return await self._nursery.farewell(user, kernel_id)
+        return None
 
     async def end(self, tenant: Tenant, reason: str, farewell: str = "") -> None:
         """End a kernel: the one place where that happens. Nothing of it is left afterwards.
@@ -149,7 +151,8 @@ class House:
         tenant.kernel.ended(farewell or reason)
         try:
             async with tenant.lock:
-                await self._nursery.bid_farewell(tenant.record.user, kernel_id, farewell)
+                with suppress(BadRequest):
+                    await self._nursery.bid_farewell(tenant.record.user, kernel_id, farewell)
                 await tenant.manager.shutdown_kernel()
                 await self._nursery.end(kernel_id, reason)
         finally:

@@ -26,13 +26,16 @@ class OomKills:
     def __init__(self, sources: Iterable[Path] | None = None) -> None:
         found = (path for path in (sources or _sources()) if _count(path) is not None)
         self._source = next(found, None)
-        self._known = self._read()
+        self._known: int | None = None
         self._struck_s = float("-inf")
+        self.look()
 
     def look(self) -> None:
         """Notice kills since the last look."""
-        count = self._read()
-        if count > self._known:
+        count = _count(self._source) if self._source else None
+        if count is None:
+            return
+        if self._known is not None and count > self._known:
             self._struck_s = time.monotonic()
         self._known = count
 
@@ -40,9 +43,6 @@ class OomKills:
         """Whether there was a kill in the last `LATELY_S`."""
         self.look()
         return time.monotonic() - self._struck_s <= LATELY_S
-
-    def _read(self) -> int:
-        return (_count(self._source) if self._source else None) or 0
 
 
 def _sources() -> list[Path]:

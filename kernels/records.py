@@ -171,7 +171,7 @@ class SpawnOrder:
             claim_epoch=number_of(found, "claim_epoch"),
             claim_boot=text_of(found, "claim_boot", empty=True),
             notes=checked_notes(found.get("notes")),
-            farewell=str(found.get("farewell", "")),
+            farewell=text_of(found, "farewell", empty=True),
         )
 
 
