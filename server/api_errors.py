@@ -49,7 +49,7 @@ def api_error(
 
 def is_api(request: web.BaseRequest) -> bool:
     """True when the client is a program that reads Jupyter's JSON, false for pages."""
-    return request.path == "/api" or request.path.startswith("/api/")
+    return request.path == "/api" or request.path.startswith(("/api/", "/lab/api/", "/lsp/"))
 
 
 def request_id(request: web.Request) -> str:

@@ -25,6 +25,9 @@ from server.api_errors import json_errors
 from server.arbiter import ARBITER
 from server.channels import channels
 from server.draining import DrainingRunner
+from server.frontend import events
+from server.frontend.frontend import FRONTEND, Frontend, front_ends
+from server.frontend.routes import ROUTES
 from server.host import Host
 from server.identity import setup_identity
 from server.login_session import derive_session_key
@@ -74,6 +77,7 @@ ANYWHERE: Final[list[tuple[str, str, Handler]]] = [
     ("GET", f"/api/kernelspecs/{kernelspecs.NAME}", kernelspecs.get_kernelspec),
     ("GET", f"/kernelspecs/{kernelspecs.NAME}/{{file:.+}}", kernelspecs.kernelspec_file),
     ("GET", f"{KERNEL}/channels", channels),
+    *ROUTES,
 ]
 
 
@@ -95,6 +99,8 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     app[app_keys.STATUS] = status.Status()
     app[app_keys.KERNELSPECS] = kernelspecs.Kernelspecs()
     app[app_keys.CONVERSATIONS] = set()
+    app[FRONTEND] = Frontend(settings.notebooks, host.runtime / "static")
+    app[events.EVENTS] = {}
 
     address = host.workers_dir / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
     candidate = Candidate(host.id, str(address), generation, ARBITER.n_slots, os.getpid())
@@ -165,6 +171,7 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     app.cleanup_ctx.append(redis_connection)
     app.cleanup_ctx.append(peer_connections)
     app.cleanup_ctx.append(kernels_of_mine)
+    app.cleanup_ctx.append(front_ends)
     app.cleanup_ctx.append(internal_socket)
     app.cleanup_ctx.append(place_in_the_ring)  # last: a member whose socket refuses counts as dead
     return app

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -26,3 +26,4 @@ HOUSE: web.AppKey[House] = web.AppKey("house")
 KERNELSPECS: web.AppKey[Kernelspecs] = web.AppKey("kernelspecs")
 STATUS: web.AppKey[Status] = web.AppKey("status")
 CONVERSATIONS: web.AppKey[set[Conversation]] = web.AppKey("conversations")
+CONTENTS: web.AppKey[Any] = web.AppKey("contents")

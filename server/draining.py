@@ -16,6 +16,7 @@ from aiohttp import web
 from server import app_keys
 from server.arbiter import ARBITER
 from server.channels import close_sockets
+from server.frontend.events import close_events
 from sharding.membership import Membership
 
 log = structlog.get_logger(__name__)
@@ -72,6 +73,7 @@ async def drain(app: web.Application, generation: int) -> None:
         await house.left_by_clients(CLIENTS_S)
     house.drop_all("this worker stops")
     await close_sockets(app)
+    await close_events(app)
     log.info("worker_drained", kernels_left=house.holding)
 
 

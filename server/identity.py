@@ -27,8 +27,8 @@ from server.tokens import TokenVerifier
 
 __all__ = ["REQUEST_ID", "USER", "setup_identity", "token_of"]
 
-PUBLIC: Final = frozenset({"/healthz", "/readyz", "/login", "/logout", "/static"})
-PUBLIC_UNDER: Final = "/static/"
+PUBLIC: Final = frozenset({"/healthz", "/readyz", "/login", "/logout", "/static", "/favicon.ico"})
+PUBLIC_UNDER: Final = ("/static/", "/lab/extensions/")
 
 
 def setup_identity(

@@ -17,6 +17,8 @@ Parser = Callable[[str], T]
 
 SECRET_BYTES = 32  # RFC 7518, section 3.2: an HS256 key is at least as long as the hash
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# An origin as CSP has it, with the wildcard for all hosts below a domain; nothing that could end the directive.
+_ORIGIN = re.compile(r"https?://(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*(:[0-9]{1,5})?")
 _NEVER_FOR_KERNELS = ("KERNELRING_", "REDIS_URL", "JPY_PARENT_PID")
 
 
@@ -137,3 +139,14 @@ def modules(text: str) -> tuple[str, ...]:
         if not all(part.isidentifier() for part in name.split(".")):
             raise ValueError(f"{name!r} is no name of a module")
     return names
+
+
+def frame_ancestors(text: str) -> tuple[str, ...]:
+    """Sources of the directive frame-ancestors, separated by spaces: `'self'`, `'none'` alone, or http(s) origins."""
+    sources = tuple(text.lower().split())
+    if "'none'" in sources and len(sources) > 1:
+        raise ValueError("'none' stands alone")
+    for source in sources:
+        if source not in {"'self'", "'none'"} and not _ORIGIN.fullmatch(source):
+            raise ValueError(f"{source!r} is neither 'self' nor an origin such as https://lms.example")
+    return sources

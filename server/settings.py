@@ -119,6 +119,12 @@ class Settings:
         parsers.flag,
         "`1` when a proxy serves HTTPS: makes login cookies secure",
     )
+    frame_ancestors: tuple[str, ...] = _setting(
+        "KERNELRING_FRAME_ANCESTORS",
+        "'self'",
+        parsers.frame_ancestors,
+        "who may show the notebook pages in a frame: `'self'`, `'none'`, or origins such as `https://lms.example`",
+    )
     lease_s: float = _setting(
         "KERNELRING_LEASE_S", "3", parsers.number(0.2, 60), "seconds until a silent worker loses its place"
     )

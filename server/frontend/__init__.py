@@ -1,1 +1,1 @@
-"""Stock Notebook 7 and JupyterLab, served from the bundles of their packages."""
+"""Jupyter's own front ends, Notebook 7 and JupyterLab, served from the packages that ship them."""

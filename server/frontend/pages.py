@@ -1,0 +1,99 @@
+"""The pages of Notebook 7 and of JupyterLab.
+
+Owns which page an address shows, as the two applications have it (`notebook.app`, `jupyterlab_server.handlers`): a
+folder, a notebook, a file, a console; and the redirects between them. What the pages hold is rendered by the catalogue.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from aiohttp import web
+from yarl import URL
+
+from server import app_keys
+from server.api_errors import ApiError
+from server.frontend.frontend import catalogue_of
+from server.frontend.headers import page_headers
+from server.login_page import redirect
+from server.request_keys import USER
+from server.workdir import user_directory
+
+WORKSPACE: Final = r"{workspace:[a-zA-Z0-9\-_]+}"
+
+
+async def tree(request: web.Request) -> web.Response:
+    """`GET /tree/{path}`: the folder; a notebook or a file leads to where it is shown."""
+    path = _path(request)
+    kind = await _kind(request, path)
+    if kind is None:
+        raise web.HTTPNotFound
+    if kind == "directory":
+        return await _page(request, "notebook", "tree.html", treePath=path)
+    return _to("/notebooks/" if kind == "notebook" else "/files/", path)
+
+
+async def notebooks(request: web.Request) -> web.Response:
+    """`GET /notebooks/{path}`. A folder is shown as a tree; what is missing is said by the page, as in Jupyter."""
+    path = _path(request)
+    if await _kind(request, path) == "directory":
+        return _to("/tree/", path)
+    return await _page(request, "notebook", "notebooks.html")
+
+
+async def edit(request: web.Request) -> web.Response:
+    """`GET /edit/{path}`."""
+    return await _page(request, "notebook", "edit.html")
+
+
+async def consoles(request: web.Request) -> web.Response:
+    """`GET /consoles/{path}`."""
+    return await _page(request, "notebook", "consoles.html")
+
+
+async def lab(request: web.Request) -> web.Response:
+    """`GET /lab…` and `/doc…`: JupyterLab, on a workspace and a path that its address may name."""
+    mode = "single-document" if request.path.startswith("/doc") else "multiple-document"
+    workspace = request.match_info.get("workspace", "default")
+    return await _page(
+        request, "lab", "index.html", mode=mode, workspace=workspace, treePath=request.match_info.get("path", "")
+    )
+
+
+async def lab_not_found(request: web.Request) -> web.Response:
+    """Any other address below `/lab`: JupyterLab, which says that it is not there."""
+    return await _page(request, "lab", "index.html", notFoundUrl=request.path)
+
+
+async def without_slash(request: web.Request) -> web.Response:
+    """`GET /lab/`: `/lab`, as Jupyter has it."""
+    return redirect(str(request.rel_url.with_path(request.path.rstrip("/"), keep_query=True)))
+
+
+async def _page(request: web.Request, app: str, template: str, **told: Any) -> web.Response:
+    catalogue = await catalogue_of(request)
+    root = user_directory(request.app[app_keys.SETTINGS].notebooks, request[USER])
+    text = catalogue.page(app, template, serverRoot=str(root), **told)
+    return web.Response(text=text, content_type="text/html", headers=page_headers(request))
+
+
+def _path(request: web.Request) -> str:
+    return request.match_info.get("path", "").strip("/")
+
+
+def _to(prefix: str, path: str) -> web.Response:
+    return redirect(str(URL.build(path=prefix + path)))
+
+
+async def _kind(request: web.Request, path: str) -> str | None:
+    """`directory`, `notebook` or `file`; None when nothing of that name is there to see."""
+    if not path:
+        return "directory"
+    try:
+        model = await request.app[app_keys.CONTENTS].get(request[USER], path, content=False)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        return None
+    kind: str = model["type"]
+    return kind
