@@ -58,7 +58,7 @@ class AttachedKernel:
         self._overrun = False  # whether clients were told that the kernel can be given no more
         self.held_back = False
         self._last_words = False
-        self.untold = ""  # why the process ended, while no client was here to be told
+        self.untold = ""  # why the process before this one ended, or this one, until a newcomer was told
 
     # -- attaching ------------------------------------------------------------------------------------------------
 
@@ -341,7 +341,7 @@ class AttachedKernel:
                 case Tell(state, reason):
                     log.info("kernel_state", kernel=self.kernel_id, user=self.user, state=state, reason=reason)
                     self.tell(reason, state, None)
-                    self.untold = "" if self.connections and state == "restarting" else reason
+                    self.untold = reason
                 case Restart():
                     self._on_restart(self)
 

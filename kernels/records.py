@@ -68,7 +68,7 @@ class KernelRecord:
     every restart. `claim_epoch` and `claim_boot` name the owner that holds the kernel (0 and "" for none).
     `notes` belong to the owner; the nursery only keeps them. `recorder`: it has a flight recorder. `warm`: it was
     forked from the zygote. `bound`: it has said that its sockets are there; a nursery that came later does not know.
-    `farewell`: why the process before this one ended, while nobody was there to be told; else "".
+    `farewell`: why the process before this one ended, unless that was asked for.
     """
 
     kernel_id: str

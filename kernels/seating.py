@@ -58,7 +58,8 @@ class Seating:
         """Return the seat of a client; an older connection of the same client loses it."""
         self._forget_empty()
         before = self._seats.pop(resume.client, None)
-        is_first = before is None and resume.is_new and not (isinstance(way, Recorded) and way.acks)
+        heard = way.acks if isinstance(way, Recorded) else self.connections
+        is_first = before is None and resume.is_new and not heard
         seat = self._resume_recorded(way, resume, before) if isinstance(way, Recorded) else self._resume(resume, before)
         self._seats[resume.client] = seat
         self._tell_newcomer(resume, is_first=is_first)
@@ -67,7 +68,11 @@ class Seating:
         return seat
 
     def _tell_newcomer(self, resume: Resume, *, is_first: bool) -> None:
-        """What became of the kernel while nobody was here. Who has been at this process before was told then."""
+        """Say what became of the kernel while nobody was here.
+
+        A socket that is open proves nothing: the laptop may be closed. Whoever was told comes back to the new process,
+        and with a recorder that is known for as long as it runs.
+        """
         if self._life.phase == "dead" and resume.is_new:
             self._kernel.tell(self._kernel.untold or f"The kernel has ended. {HOPELESS}", "dead", resume.client)
         elif is_first and self._kernel.untold:
