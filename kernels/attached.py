@@ -58,7 +58,7 @@ class AttachedKernel:
         self._overrun = False  # whether clients were told that the kernel can be given no more
         self.held_back = False
         self._last_words = False
-        self.untold = ""  # why the process before this one ended, or this one, until a newcomer was told
+        self.untold = ""  # why the process before this one ended, or this one, unless that was asked for
 
     # -- attaching ------------------------------------------------------------------------------------------------
 
@@ -342,6 +342,7 @@ class AttachedKernel:
                     log.info("kernel_state", kernel=self.kernel_id, user=self.user, state=state, reason=reason)
                     self.tell(reason, state, None)
                     self.untold = reason
+                    self._seating.ended()
                 case Restart():
                     self._on_restart(self)
 

@@ -30,7 +30,14 @@ pytestmark = pytest.mark.timeout(300)
 SOON_MS: Final = 60_000
 NOTHING: Final = re.compile(r"^(New kernel)?(Dismiss)?$")  # the buttons of an empty line are there, and hidden
 FRONTS: Final = {"notebook": "/notebooks/a.ipynb", "lab": "/lab/tree/a.ipynb"}
-CELL: Final = {"cell_type": "code", "id": "c1", "metadata": {}, "source": "", "outputs": [], "execution_count": None}
+CELL: Final[dict[str, Any]] = {
+    "cell_type": "code",
+    "id": "c1",
+    "metadata": {},
+    "source": "",
+    "outputs": [],
+    "execution_count": None,
+}
 SPEC: Final = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 NOTEBOOK: Final = {"cells": [CELL], "metadata": {"kernelspec": SPEC}, "nbformat": 4, "nbformat_minor": 5}
 
@@ -170,7 +177,8 @@ def test_while_the_server_is_away_the_line_says_so_and_goes_by_itself(desk: Desk
 
 
 def test_why_a_kernel_ended_is_told_to_who_opens_the_notebook_again(desk: Desk) -> None:
-    ended = desk.pid() and desk.kernel()
+    desk.pid()
+    ended = desk.kernel()
     desk.page.close()
     desk.call("DELETE", f"/api/kernels/{ended}")
     farewell = bid_farewell(desk.stack, desk.user, ended, WHY)

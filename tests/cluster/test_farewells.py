@@ -91,13 +91,15 @@ async def test_the_sentence_with_which_a_kernel_was_ended_is_the_reason_of_its_4
     await ada.start()
 
 
-async def test_the_first_client_is_told_why_the_process_before_ended_and_the_next_is_not(ada: Student) -> None:
+async def test_the_first_page_is_told_why_the_process_before_ended(stack: Stack, ada: Student) -> None:
     await ada.open()
     pid = int((await ada.run("import os; print(os.getpid())", 60)).text)
     await ada.close()
+    mark = stack.mark()
     os.kill(pid, signal.SIGKILL)
-    assert await words_for(ada) == [KILLED]
-    assert await words_for(ada) == []
+    stack.wait_event("kernel_attached", mark)
+    for _ in range(2):  # a page may have more than one connection
+        assert await words_for(ada) == [KILLED]
 
 
 async def test_it_is_told_too_when_the_owner_was_replaced_meanwhile(new_stack: NewStack) -> None:
@@ -114,7 +116,10 @@ async def test_it_is_told_too_when_the_owner_was_replaced_meanwhile(new_stack: N
         os.kill(stack.worker_of(ada.owner), signal.SIGKILL)
         stack.wait_event("kernel_attached", mark)
         assert await words_for(ada) == [KILLED]
-        assert await words_for(ada) == []
+        mark = stack.mark()
+        os.kill(stack.worker_of(ada.owner), signal.SIGKILL)
+        stack.wait_event("kernel_attached", mark)
+        assert await words_for(ada) == []  # this process has been heard
 
 
 async def test_whoever_comes_to_a_dead_kernel_is_told_that_it_is(stack: Stack, ada: Student) -> None:
