@@ -120,6 +120,7 @@ async def test_it_is_told_too_when_the_owner_was_replaced_meanwhile(new_stack: N
         os.kill(stack.worker_of(ada.owner), signal.SIGKILL)
         stack.wait_event("kernel_attached", mark)
         assert await words_for(ada) == []  # this process has been heard
+        stack.wait_ready(members=2)  # whoever replaces a killed worker removes its socket
 
 
 async def test_whoever_comes_to_a_dead_kernel_is_told_that_it_is(stack: Stack, ada: Student) -> None:
