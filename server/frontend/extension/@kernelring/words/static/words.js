@@ -225,10 +225,17 @@ class Watch {
     this.line.say("news", text, { onNew: hasNew ? null : () => this.renew() });
   }
 
-  renew() {
-    this.line.say("news", "");
+  /* A session that the server has no more must go first: a kernel is not started in it. What then goes is no news. */
+  async renew() {
     const name = this.kernel?.name || this.context.prevKernelName;
-    this.context.changeKernel({ name }).catch((error) => this.line.say("news", error.message));
+    this.id = "";
+    this.line.say("news", "");
+    try {
+      await this.context.sessionManager.refreshRunning();
+      await this.context.changeKernel({ name });
+    } catch (error) {
+      this.line.say("news", error.message, { onNew: () => this.renew() });
+    }
   }
 
   /** The status of `GET /api/kernels/{id}` (0: nobody answers), and what a refusal says. */
