@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, Page, Request
 
 # Chromium looks for its maker's hosts at every start; without these it waits for each of them.
 FLAGS: Final = (
@@ -70,6 +70,10 @@ def chromium() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+def _is_execution(request: Request) -> bool:
+    return request.method == "POST" and urlsplit(request.url).path.endswith("/execute")
 
 
 @dataclass(frozen=True)
@@ -125,9 +129,14 @@ class Visitor:
             self._forget(name)
 
     def _press_until_taken(self, page: Page) -> None:
-        """Run the cell where it is. The front end drops a key that comes before the notebook has its session."""
+        """Run the cell where it is. The front end drops a key that comes before the notebook has its session.
+
+        That a cell is run by the server shows in a request, that it is run by the page in its prompt.
+        """
+        sent: list[Request] = []
+        page.on("request", lambda request: sent.append(request))  # noqa: PLW0108 - Playwright marks what it is given
         deadline = time.monotonic() + WITHIN_MS / 1e3
-        while not page.evaluate("bench.taken()"):
+        while not (page.evaluate("bench.taken()") or any(map(_is_execution, sent))):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the cell of {page.url} does not run")
             page.evaluate("bench.focusCell()")  # Lab puts the focus elsewhere when it has restored its layout
