@@ -31,7 +31,6 @@ FLAGS: Final = (
 )
 WITHIN_MS: Final = 60_000.0
 PRESS_EVERY_MS: Final = 30.0
-WARM_VISITS: Final = 2  # Chromium keeps the compiled script of a file that it has seen twice
 
 _CLOCK: Final = (Path(__file__).parent / "bench_clock.js").read_text()
 _CELL: Final[dict[str, object]] = {
@@ -106,9 +105,9 @@ class Visitor:
         """Close the window."""
         self._window.close()
 
-    def warm(self, place: str) -> None:
+    def warm(self, place: str, visits: int) -> None:
         """Fill the browser's cache with what the pages under `place` load."""
-        for _ in range(WARM_VISITS):
+        for _ in range(visits):
             self.notebook(place)
 
     def tree(self) -> float:
