@@ -23,6 +23,14 @@ async def sessions(student: Student) -> list[Any]:
     return list((await student.call("GET", "/api/sessions"))[1])
 
 
+async def some_sessions(student: Student) -> list[Any]:
+    async with asyncio.timeout(30):
+        while True:
+            if found := await sessions(student):
+                return found
+            await asyncio.sleep(TURN_S)
+
+
 @pytest.mark.parametrize("page", ["/notebooks", "/lab/tree"])
 async def test_the_page_of_a_notebook_finds_its_session(stack: Stack, page: str) -> None:
     async with Student(stack.url, stack.token(f"ahead{page.replace('/', '-')}")) as student:
@@ -30,9 +38,7 @@ async def test_the_page_of_a_notebook_finds_its_session(stack: Stack, page: str)
         assert await sessions(student) == []
         async with student.http.get(f"{page}/lesson.ipynb") as answer:
             assert answer.status == 200
-        async with asyncio.timeout(30):
-            while not (found := await sessions(student)):
-                await asyncio.sleep(TURN_S)
+        found = await some_sessions(student)
         assert [(one["path"], one["name"], one["type"], one["kernel"]["name"]) for one in found] == [
             ("lesson.ipynb", "lesson.ipynb", "notebook", "python3")
         ]
