@@ -32,7 +32,7 @@ from server.draining import DrainingRunner
 from server.execution import api as execution_api
 from server.execution.executions import Executions
 from server.execution.following import followed, peer_events
-from server.frontend import events, nbconvert
+from server.frontend import ahead, events, nbconvert
 from server.frontend.frontend import FRONTEND, Frontend, front_ends
 from server.frontend.routes import ROUTES
 from server.host import Host
@@ -119,6 +119,7 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     app[app_keys.CONVERSATIONS] = set()
     app[FRONTEND] = Frontend(settings.notebooks, host.runtime / "static")
     app[events.EVENTS], app[nbconvert.EXPORTS] = {}, nbconvert.Exports()
+    app[ahead.STARTING] = set()
 
     address = host.workers_dir / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
     candidate = Candidate(host.id, str(address), generation, ARBITER.n_slots, os.getpid())
@@ -203,6 +204,7 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     app.cleanup_ctx.append(files)
     app.cleanup_ctx.append(kernels_of_mine)
     app.cleanup_ctx.append(front_ends)
+    app.cleanup_ctx.append(ahead.starts_ahead)
     app.cleanup_ctx.append(internal_socket)
     app.cleanup_ctx.append(place_in_the_ring)  # last: a member whose socket refuses counts as dead
     return app

@@ -14,6 +14,7 @@ from yarl import URL
 
 from server import app_keys
 from server.api_errors import ApiError
+from server.frontend.ahead import start_ahead
 from server.frontend.frontend import catalogue_of
 from server.frontend.headers import page_headers
 from server.login_page import redirect
@@ -59,6 +60,7 @@ async def notebooks(request: web.Request) -> web.Response:
     path = _path(request)
     if await _kind(request, path) == "directory":
         return _to("/tree/", path)
+    start_ahead(request, path)
     return await page(request, "notebook", "notebooks.html")
 
 
@@ -75,10 +77,9 @@ async def consoles(request: web.Request) -> web.Response:
 async def lab(request: web.Request) -> web.Response:
     """`GET /lab…` and `/doc…`: JupyterLab, on a workspace and a path that its address may name."""
     mode = "single-document" if request.path.startswith("/doc") else "multiple-document"
-    workspace = request.match_info.get("workspace", "default")
-    return await page(
-        request, "lab", "index.html", mode=mode, workspace=workspace, treePath=request.match_info.get("path", "")
-    )
+    workspace, path = request.match_info.get("workspace", "default"), request.match_info.get("path", "")
+    start_ahead(request, path)
+    return await page(request, "lab", "index.html", mode=mode, workspace=workspace, treePath=path)
 
 
 async def lab_not_found(request: web.Request) -> web.Response:
