@@ -7,10 +7,13 @@ after what may still run out of it has been killed.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +25,9 @@ from kernels.processes import kill_group, leaders_naming
 from kernels.records import KernelRecord, SpawnOrder, checked_kernel_id
 
 RECORD, CONNECTION, LOG = "record.json", "connection.json", "log"
+
+REMOVE_S = 10.0
+"""How long the end of a kernel waits for its files to be gone. What is left then goes on being removed."""
 
 log = structlog.get_logger(__name__)
 
@@ -77,9 +83,41 @@ def remove(directory: Path) -> None:
     A process that has left the kernel's group may still write into it: what stays is tried again by
     `sweep`.
     """
-    shutil.rmtree(directory, ignore_errors=True)
+    with suppress(RecursionError):
+        shutil.rmtree(directory, ignore_errors=True)
     if directory.exists():
         log.warning("kernel_directory_not_removed", directory=str(directory))
+
+
+async def removed(directory: Path) -> None:
+    """As `remove`; by a process of its own where a student may have made files or folders without end."""
+    try:
+        with os.scandir(directory / "t") as entries:
+            filled = next(entries, None) is not None
+    except FileNotFoundError:
+        filled = False
+    if filled:
+        await _ended(_start_removing(directory))
+    remove(directory)
+
+
+def _start_removing(directory: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["rm", "-rf", "--one-file-system", "--", str(directory)])  # noqa: S607
+
+
+async def _ended(child: subprocess.Popen[bytes]) -> None:
+    """Until a child has ended, or REMOVE_S have passed. The nursery waits for all of its children itself."""
+    child.returncode = 0
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    pidfd = os.pidfd_open(child.pid)
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await asyncio.wait_for(ended.wait(), REMOVE_S)
+    except TimeoutError:
+        log.warning("kernel_directory_large", pid=child.pid)
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
 
 
 def sweep(folder: Path, known: frozenset[str], older_than_s: float) -> None:

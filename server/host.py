@@ -60,7 +60,7 @@ class Host:
 
 
 def _check_length(runtime: Path) -> None:
-    longest = runtime / "k" / ("0" * KERNEL_ID_CHARS) / "s-5"
+    longest = runtime / "k" / ("0" * KERNEL_ID_CHARS) / "s" / "s-5"
     too_many = len(os.fsencode(longest)) - SOCKET_PATH_BYTES
     if not runtime.is_absolute():
         raise HostError(f"The runtime directory {runtime} must be given as an absolute path.")
