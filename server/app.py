@@ -24,6 +24,7 @@ from server import about_api, app_keys, home, kernels_api, kernelspecs, sessions
 from server.api_errors import json_errors
 from server.arbiter import ARBITER
 from server.channels import channels
+from server.confinement import Identities
 from server.draining import DrainingRunner
 from server.host import Host
 from server.identity import setup_identity
@@ -116,6 +117,7 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     house = House(nursery, context, ownership, options)
     app[app_keys.MEMBERSHIP], app[app_keys.OWNERSHIP], app[app_keys.PEERS] = membership, ownership, peers
     app[app_keys.NURSERY], app[app_keys.HOUSE] = nursery, house
+    app[app_keys.IDENTITIES] = Identities(settings, lambda: nursery.confinement)
 
     async def redis_connection(_: web.Application) -> AsyncIterator[None]:
         yield

@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # the parts themselves import this module
     from kernels.house import House
     from kernels.nursery_client import NurseryClient
     from server.channels import Conversation
+    from server.confinement import Identities
     from server.kernelspecs import Kernelspecs
     from server.ownership import Ownership
     from server.settings import Settings
@@ -24,5 +25,6 @@ PEERS: web.AppKey[Peers] = web.AppKey("peers")
 NURSERY: web.AppKey[NurseryClient] = web.AppKey("nursery")
 HOUSE: web.AppKey[House] = web.AppKey("house")
 KERNELSPECS: web.AppKey[Kernelspecs] = web.AppKey("kernelspecs")
+IDENTITIES: web.AppKey[Identities] = web.AppKey("identities")
 STATUS: web.AppKey[Status] = web.AppKey("status")
 CONVERSATIONS: web.AppKey[set[Conversation]] = web.AppKey("conversations")
