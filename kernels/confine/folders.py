@@ -74,20 +74,19 @@ def _give_all(top: int, uid: int) -> None:
 
 def give_kernel(directory: Path, uid: int) -> None:
     """Prepares a kernel's directory for its next start. Raises OSError."""
-    os.chown(directory, -1, uid)
-    directory.chmod(0o710)
-    fd = os.open(directory / CONNECTION, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    top = os.open(directory, _OPEN)
     try:
-        os.fchown(fd, -1, uid)
-        os.fchmod(fd, 0o640)
+        os.fchown(top, -1, uid)
+        os.fchmod(top, 0o710)
+        os.chown(CONNECTION, -1, uid, dir_fd=top, follow_symlinks=False)
+        os.chmod(CONNECTION, 0o640, dir_fd=top)
+        os.chown("s", -1, uid, dir_fd=top, follow_symlinks=False)
+        os.chmod("s", 0o1770, dir_fd=top)  # noqa: S103 (its group is the user alone)
+        with suppress(FileExistsError):
+            os.mkdir("t", 0o700, dir_fd=top)
+        os.chown("t", uid, uid, dir_fd=top, follow_symlinks=False)
     finally:
-        os.close(fd)
-    sockets, temporary = directory / "s", directory / "t"
-    os.chown(sockets, -1, uid)
-    sockets.chmod(0o1770)
-    if not temporary.is_dir():
-        temporary.mkdir(mode=0o700)
-        os.chown(temporary, uid, uid)
+        os.close(top)
 
 
 def fresh_sockets(directory: Path) -> None:
@@ -96,15 +95,14 @@ def fresh_sockets(directory: Path) -> None:
     What an earlier process has put there besides its sockets is moved aside: it may be without end.
     """
     sockets = directory / "s"
-    for name in (*SOCKETS, PIPE):
-        with suppress(OSError):
-            (sockets / name).unlink()
-    try:
-        sockets.rmdir()
-    except FileNotFoundError:
-        pass
-    except OSError:
-        sockets.rename(directory / f"s-{secrets.token_hex(4)}")
+    if os.path.lexists(sockets):
+        for name in (*SOCKETS, PIPE):
+            with suppress(OSError):
+                (sockets / name).unlink()
+        try:
+            sockets.rmdir()
+        except OSError:
+            sockets.rename(directory / f"s-{secrets.token_hex(4)}")
     sockets.mkdir(mode=0o700)
 
 
