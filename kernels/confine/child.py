@@ -61,6 +61,8 @@ class Fitting:
         except (OSError, ValueError) as error:
             raise ConfineError(f"{step}: {getattr(error, 'strerror', None) or error}") from error
         os.umask(0o077)
+        with suppress(OSError):  # no layer: Python would not look again into a directory that was not there at first
+            os.makedirs(room.packages, exist_ok=True)  # noqa: PTH103 (as cheap as can be)
 
     def _make_ruleset(self) -> None:
         walls = self._walls

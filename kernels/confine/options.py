@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -73,6 +74,11 @@ class Room:
     uid: int
     home: str
     directory: str
+
+    @property
+    def packages(self) -> str:
+        """Where pip puts a user's own packages."""
+        return f"{self.home}/.local/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
 
     @property
     def writable(self) -> tuple[str, ...]:

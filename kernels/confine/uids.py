@@ -104,6 +104,8 @@ class Uids:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
                 raise UidsError(f"{self._path} is not a private file of this server")
+            if not found.st_size:  # lost with the machine's power; see `_owner_of`
+                return _Table(self._first)
             mark = (found.st_ino, found.st_mtime_ns, found.st_size)
             if self._read is None or self._read[0] != mark:
                 self._read = (mark, self._parsed(file.read()))
@@ -118,15 +120,16 @@ class Uids:
             raise UidsError(f"{self._path} is damaged: restore it, or the owners of all directories are lost") from None
 
     def _write(self, table: _Table) -> None:
-        """Not lost with the machine's power: files will belong to this uid."""
+        """It does not wait for a disk, on which a class that starts at once would wait for each student.
+
+        What is lost with the machine's power is found again in the owners of directories.
+        """
         content: dict[str, Any] = {"fresh": table.fresh, "users": table.users}
         draft = self._path.with_suffix(".new")
         self._read = None
         try:
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
                 json.dump(content, file)
-                file.flush()
-                os.fsync(file.fileno())
             draft.replace(self._path)
         except OSError as error:
             raise UidsError(f"{self._path} cannot be written: {error.strerror}") from error

@@ -87,7 +87,7 @@ class Warden:
 def _environment(order: SpawnOrder, room: Room) -> dict[str, str]:
     """The kernel's, with a home of its own in it."""
     kept = {name: value for name, value in order.env.items() if name not in _OF_THE_SERVER}
-    packages = f"{room.home}/.local/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    known = kept.get("PYTHONPATH")
     own = {
         "HOME": room.home,
         "USER": order.user,
@@ -95,10 +95,10 @@ def _environment(order: SpawnOrder, room: Room) -> dict[str, str]:
         "TMPDIR": f"{room.directory}/t",
         # Its arena is counted as data when it is committed at once, and then pyarrow does not start.
         "MIMALLOC_ARENA_EAGER_COMMIT": "0",
+        "PYTHONPATH": f"{known}:{room.packages}" if known else room.packages,
     }
-    if sys.prefix != sys.base_prefix:  # in a virtual environment pip knows no user's own packages
-        known = kept.get("PYTHONPATH")
-        own |= {"PIP_PREFIX": f"{room.home}/.local", "PYTHONPATH": f"{known}:{packages}" if known else packages}
+    if sys.prefix != sys.base_prefix:  # in a virtual environment pip knows no packages of a user's own
+        own["PIP_PREFIX"] = f"{room.home}/.local"
     return kept | own
 
 

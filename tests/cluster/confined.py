@@ -45,9 +45,11 @@ async def student(stack: Stack, user: str, kernel: str | None = None) -> AsyncIt
     """A user with a kernel and a place at it."""
     async with Student(stack.url, stack.token(user)) as made:
         await made.start(kernel)
-        await made.open()
-        yield made
-        assert await made.delete() == 204
+        try:
+            await made.open()
+            yield made
+        finally:
+            assert await made.delete() == 204
 
 
 async def told(who: Student, code: str, within_s: float = 60.0) -> str:

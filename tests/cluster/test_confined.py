@@ -17,6 +17,7 @@ import pytest
 
 from kernels import nursery_call
 from local.stack import Stack
+from local.student import Student
 from tests.cluster.confined import attempts, confined_stack, record, status, student, told
 from tests.nursery_fixture import until
 
@@ -176,25 +177,31 @@ async def test_limits_are_told_as_errors_of_the_cell(confining: Stack) -> None:
 LESSONS: Final = {
     "!ls": "open('a.txt', 'w').close()\n!ls",
     "a terminal": "!tty > /dev/null; echo a.txt",
-    "a pool": "from multiprocessing import Pool\ndef f(x): return x * x\nwith Pool(2) as p: print(p.map(f, [1, 2]), 'a.txt')",
+    "a pool": "from multiprocessing import Pool\ndef f(x): return x * x\n"
+    "with Pool(2) as p: print(p.map(f, [1, 2]), 'a.txt')",
     "a manager": "from multiprocessing import Manager\nwith Manager() as m: print(list(m.list(['a.txt'])))",
     "shared memory": "from multiprocessing.shared_memory import SharedMemory as S\ns = S(create=True, size=9)\n"
     "s.buf[0] = 1\nS(s.name).close()\ns.close(); s.unlink()\nprint('a.txt')",
     "a subprocess": "import subprocess, sys\n"
     "print(subprocess.run([sys.executable, '-c', 'print(\"a.txt\")'], capture_output=True, text=True).stdout)",
-    "output of a fork": "import os, time\nif os.fork() == 0:\n    print('a.txt', flush=True); os._exit(0)\nos.wait(); time.sleep(.3)",
-    "sqlite": "import sqlite3\nwith sqlite3.connect('s.db') as c: c.execute('create table t (a)'); "
-    "c.execute('insert into t values (?)', ['a.txt'])\nprint(sqlite3.connect('s.db').execute('select * from t').fetchall())",
-    "a socket": "import socket\na = socket.create_server(('127.0.0.1', 0))\nb = socket.create_connection(a.getsockname())\n"
+    "output of a fork": "import os\nif os.fork() == 0:\n    print('a.txt', flush=True); os._exit(0)\n"
+    "import time; _ = os.wait(), time.sleep(.3)",
+    "sqlite": "import sqlite3\nwith sqlite3.connect('s.db') as c: c.execute('create table if not exists t (a)'); "
+    "c.execute('insert into t values (?)', ['a.txt'])\n"
+    "print(sqlite3.connect('s.db').execute('select * from t').fetchall())",
+    "a socket": "import socket\na = socket.create_server(('127.0.0.1', 0))\n"
+    "b = socket.create_connection(a.getsockname())\n"
     "b.sendall(b'a.txt'); print(a.accept()[0].recv(9)); a.close(); b.close()",
-    "temporary files": "import tempfile\nwith tempfile.TemporaryDirectory() as d: open(d + '/x', 'w').write('1')\nprint('a.txt')",
+    "temporary files": "import tempfile\n"
+    "with tempfile.TemporaryDirectory() as d: open(d + '/x', 'w').write('1')\nprint('a.txt')",
     "threads": "import threading\nt = [threading.Thread(target=lambda: None) for _ in range(50)]\n"
     "[x.start() for x in t]; [x.join() for x in t]; print('a.txt')",
     "pandas": "import pandas as pd\nprint(pd.DataFrame({'a.txt': [1, 2]}).describe())",
     "a figure": "import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.savefig('f.png'); plt.close(); print('a.txt')",
     "parquet": "try: import pyarrow\nexcept ImportError: print('a.txt')\n"
     "else: pd.DataFrame({'a.txt': [1]}).to_parquet('p'); print(pd.read_parquet('p'))",
-    "asyncio": "import asyncio\np = await asyncio.create_subprocess_shell('echo a.txt', stdout=-1)\nprint(await p.stdout.read())",
+    "asyncio": "import asyncio\n"
+    "p = await asyncio.create_subprocess_shell('echo a.txt', stdout=-1)\nprint(await p.stdout.read())",
 }  # fmt: skip
 
 
@@ -242,25 +249,29 @@ async def test_a_kernel_is_interrupted_restarted_and_ended(confining: Stack) -> 
         assert await told(ann, "import os\nprint(os.getpid())") == str(record(confining, ann).pid) != str(before)
 
 
-async def test_nothing_of_a_user_is_left_running_when_their_last_kernel_has_ended(confining: Stack) -> None:
+LEFT_BEHIND: Final = """
+import multiprocessing.resource_tracker as tracker, os, subprocess
+from multiprocessing.shared_memory import SharedMemory
+shared = SharedMemory(create=True, size=9)
+tracker.unregister('/' + shared.name, 'shared_memory')
+left = subprocess.Popen(['setsid', 'sh', '-c', 'sleep 600 & exec sleep 600'])
+os.chdir(os.environ['TMPDIR'])
+for _ in range(1500):
+    os.mkdir('d')
+    os.chdir('d')
+print(left.pid, shared.name)
+"""
+
+
+async def test_nothing_of_a_user_is_left_when_their_last_kernel_has_ended(confining: Stack) -> None:
+    """A process that has left the kernel's session, shared memory, folders deeper than Python can remove."""
     async with student(confining, "ann") as ann:
-        code = "import os, subprocess, sys, time\nfrom multiprocessing.shared_memory import SharedMemory\n"
-        code += "import multiprocessing.resource_tracker as r\n"
-        code += "s = SharedMemory(create=True, size=9); r.unregister('/' + s.name, 'shared_memory')\n"
-        code += "p = subprocess.Popen(['setsid', 'sh', '-c', 'sleep 600 & exec sleep 600'])\nprint(p.pid, s.name)\n"
-        code += "here = os.environ['TMPDIR']\nfor _ in range(1500): os.mkdir(here + '/d') or os.chdir(here + '/d')\n"
-        pid, name = (
-            await told(
-                ann, code.replace("here + '/d'", "'d'").replace("here = ", "os.chdir(").replace("TMPDIR']", "TMPDIR'])")
-            )
-        ).split()
-        uid = int(status(record(confining, ann).pid)["Uid"].split()[0])
-        directory = record(confining, ann).directory
-        assert Path(f"/proc/{pid}").exists()
-    await until(
-        lambda: not [p for p in Path("/proc").glob("[0-9]*") if p.stat().st_uid == uid and (p / "exe").exists()]
-    )
-    await until(lambda: not directory.exists())
+        pid, name = (await told(ann, LEFT_BEHIND)).split()
+        found = record(confining, ann)
+        uid = status(found.pid)["Uid"].split()[0]
+        assert status(int(pid))["Uid"].split()[0] == uid
+    await until(lambda: not Path(f"/proc/{pid}").exists())
+    await until(lambda: not found.directory.exists())
     assert not Path("/dev/shm", name).exists()
 
 
@@ -285,8 +296,6 @@ async def test_a_layer_that_fails_ends_the_start(confining: Stack) -> None:
     home.mkdir(mode=0o700)
     os.chown(home, 65534, 65534)
     async with asyncio.timeout(30):
-        from local.student import Student
-
         async with Student(confining.url, confining.token("eve")) as eve:
             code, said, _ = await eve.call("POST", "/api/kernels", {})
     assert code == 500
