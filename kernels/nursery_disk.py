@@ -26,7 +26,7 @@ from kernels.records import KernelRecord, SpawnOrder, checked_kernel_id
 
 RECORD, CONNECTION, LOG = "record.json", "connection.json", "log"
 
-REMOVE_S = 10.0
+REMOVE_S = 3.0
 """How long the end of a kernel waits for its files to be gone. What is left then goes on being removed."""
 
 log = structlog.get_logger(__name__)
@@ -96,17 +96,16 @@ async def removed(directory: Path) -> None:
             filled = next(entries, None) is not None
     except FileNotFoundError:
         filled = False
-    if filled:
-        await _ended(_start_removing(directory))
-    remove(directory)
+    if not filled or await _has_ended(_start_removing(directory)):
+        remove(directory)
 
 
 def _start_removing(directory: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["rm", "-rf", "--one-file-system", "--", str(directory)])  # noqa: S607
 
 
-async def _ended(child: subprocess.Popen[bytes]) -> None:
-    """Until a child has ended, or REMOVE_S have passed. The nursery waits for all of its children itself."""
+async def _has_ended(child: subprocess.Popen[bytes]) -> bool:
+    """Whether a child has ended within REMOVE_S. The nursery waits for all of its children itself."""
     child.returncode = 0
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     pidfd = os.pidfd_open(child.pid)
@@ -115,9 +114,11 @@ async def _ended(child: subprocess.Popen[bytes]) -> None:
         await asyncio.wait_for(ended.wait(), REMOVE_S)
     except TimeoutError:
         log.warning("kernel_directory_large", pid=child.pid)
+        return False
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)
+    return True
 
 
 def sweep(folder: Path, known: frozenset[str], older_than_s: float) -> None:

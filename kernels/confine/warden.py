@@ -20,6 +20,7 @@ from kernels.confine.host import Report
 from kernels.confine.options import Options, Room, Walls
 from kernels.confine.uids import Uids, UidsError
 from kernels.errors import SpawnRefused
+from kernels.inside.confined import CONFINED
 from kernels.records import SpawnOrder
 
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (looked through, and nothing is made there)
@@ -93,6 +94,7 @@ def _environment(order: SpawnOrder, room: Room) -> dict[str, str]:
         "USER": order.user,
         "LOGNAME": order.user,
         "TMPDIR": f"{room.directory}/t",
+        CONFINED: "1",
         # Its arena is counted as data when it is committed at once, and then pyarrow does not start.
         "MIMALLOC_ARENA_EAGER_COMMIT": "0",
         "PYTHONPATH": f"{known}:{room.packages}" if known else room.packages,

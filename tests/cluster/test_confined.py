@@ -174,6 +174,20 @@ async def test_limits_are_told_as_errors_of_the_cell(confining: Stack) -> None:
         assert await told(bob, "print(1)") == "1"
 
 
+async def test_the_debugger_which_would_listen_for_everybody_stays_off(confining: Stack) -> None:
+    async with student(confining, "ann") as ann:
+        info = await ann.outcome(await ann.send("kernel_info_request", {}))
+        assert "debugger" not in info.reply["supported_features"]
+        asked = {"type": "request", "seq": 1, "command": "initialize", "arguments": {}}
+        found = await ann.outcome(await ann.send("debug_request", asked, "control"))
+        assert found.reply["success"] is False
+        assert "every user" in found.reply["message"]
+        pid = record(confining, ann).pid
+        mine = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()}
+        listening = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+        assert not [each for each in listening if each[3] == "0A" and f"socket:[{each[9]}]" in mine]
+
+
 LESSONS: Final = {
     "!ls": "open('a.txt', 'w').close()\n!ls",
     "a terminal": "!tty > /dev/null; echo a.txt",
@@ -207,7 +221,7 @@ LESSONS: Final = {
 
 @pytest.mark.parametrize("path", ["warm", "cold"])
 async def test_ordinary_lessons_work(confining: Stack, path: str) -> None:
-    await until(lambda: confining.nursery()["zygote"]["ready"])
+    await until(lambda: confining.nursery()["zygote"]["ready"], 60)
     if path == "cold":
         os.kill(confining.nursery()["zygote"]["pid"], 9)  # until there is another one kernels are exec'd
         await until(lambda: not confining.nursery()["zygote"]["ready"])
