@@ -16,13 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import zmq
 
 from kernels import nursery_call
 from kernels.confine import folders, host, landlock, seccomp
 from kernels.confine.child import ConfineError, Fitting
 from kernels.confine.options import Options, Room, Walls
-from kernels.errors import SpawnRefused
+from kernels.errors import PortLost, SpawnRefused
 from kernels.records import SpawnOrder
+from kernels.wires import Wires, is_bound
 from local.paths import ROOT
 from tests.cluster.confined import status
 from tests.nursery_fixture import Place, client, nursery, until
@@ -218,7 +220,8 @@ async def test_files_that_the_server_had_made_are_given_to_their_user(open_place
 async def test_sockets_are_the_servers_once_they_are_there(open_place: Path, options: Options) -> None:
     program = (
         "import os, socket, sys, time\n"
-        "for n in range(1, 6):\n    s = socket.socket(socket.AF_UNIX); s.bind(f'{sys.argv[1]}/s/s-{n}'); globals()[f's{n}'] = s\n"
+        "made = [socket.socket(socket.AF_UNIX) for _ in range(5)]\n"
+        "for n, each in enumerate(made, 1): each.bind(f'{sys.argv[1]}/s/s-{n}')\n"
         "time.sleep(600)"
     )
     with confining(open_place, options) as place:
@@ -270,11 +273,6 @@ def test_what_is_no_socket_is_left_where_it_is_and_seen(open_place: Path) -> Non
 
 
 async def test_the_owner_connects_to_no_link_in_the_place_of_a_socket(open_place: Path) -> None:
-    import zmq
-
-    from kernels.errors import PortLost
-    from kernels.wires import Wires, is_bound
-
     ports = {f"{name}_port": at for at, name in enumerate(("shell", "iopub", "stdin", "hb", "control"), 1)}
     info = {"ip": str(open_place / "s"), "key": b"k", **ports}
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
