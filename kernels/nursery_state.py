@@ -86,7 +86,7 @@ class Kernels:
             ward.settled.set()
         for ward in self._wards.values():
             self._seal(ward, FIRST_SEAL_S)
-            self._leave(ward.record.user)
+            self._leave(ward.record)
 
     def records(self, user: str | None = None) -> list[KernelRecord]:
         """All records, or those of one user."""
@@ -232,15 +232,14 @@ class Kernels:
         with contextlib.suppress(OSError), wire:
             if wire.recv(1) == BOUND:
                 ward.record = replace(ward.record, bound=True)
-                if self._warden:
-                    self._warden.seal(ward.record.user, ward.record.directory)
+                self._seal(ward, FIRST_SEAL_S, again=False)
                 ward.settled.set()
 
     def _confining(self, room: Room | None) -> Callable[[], None] | None:
         """What a child does before it execs."""
         return partial(Fitting(self._warden.walls).enter, room) if self._warden and room else None
 
-    def _seal(self, ward: Ward, pause_s: float) -> None:
+    def _seal(self, ward: Ward, pause_s: float, *, again: bool = True) -> None:
         """Looks now and then whether the kernel has its sockets, which no descriptor tells, to close their directory.
 
         While it is open a student could put something else in the place of one: hence also the look before connecting,
@@ -249,19 +248,24 @@ class Kernels:
         if self._warden is None or ward.pidfd < 0:
             return
         try:
-            done = self._warden.seal(ward.record.user, ward.record.directory)
+            done = self._warden.seal(ward.record.directory)
             if pause_s > LAST_SEAL_S:
                 folders.close_sockets(ward.record.directory)
         except OSError as error:
             log.warning("kernel_not_sealed", kernel=ward.record.kernel_id, error=str(error))
             return
-        if not done and pause_s <= LAST_SEAL_S:
+        if again and not done and pause_s <= LAST_SEAL_S:
             asyncio.get_running_loop().call_later(pause_s, self._seal, ward, pause_s * 2)
 
-    def _leave(self, user: str) -> None:
-        """When no kernel of the user's is left, nothing else of theirs stays."""
-        if self._warden and not any(ward.pidfd >= 0 for ward in self._wards.values() if ward.record.user == user):
-            self._warden.left(user)
+    def _leave(self, record: KernelRecord) -> None:
+        """When no kernel of its user's is left, nothing else of theirs stays."""
+        same = (ward for ward in self._wards.values() if ward.record.user == record.user)
+        if self._warden is None or any(ward.pidfd >= 0 for ward in same):
+            return
+        try:
+            self._warden.left(record.directory)
+        except OSError as error:
+            log.warning("user_not_cleared", user=record.user, error=str(error))
 
     def _forget_attempt(self, order: SpawnOrder, before: KernelRecord | None) -> None:
         if before:
@@ -295,7 +299,7 @@ class Kernels:
         processes.kill_group(pid)
         found = self._told(ward, _wait_status(pid, ward.record.pid_started))
         self._keep(ward, replace(ward.record, state="exited", exit=found))
-        self._leave(ward.record.user)
+        self._leave(ward.record)
         ward.settled.set()
         ward.group_left = True
         ward.emptying = asyncio.create_task(self._see_empty(ward))

@@ -39,6 +39,7 @@ class Warden:
         self.report = report
         self.walls = walls
         self._notebooks = options.notebooks.resolve()
+        self._first, self._last = options.uids
         self._uids = Uids(self._notebooks, *options.uids)
         if self.confines:
             self._notebooks.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -64,17 +65,27 @@ class Warden:
         room = Room(uid, str(home), str(order.directory))
         return replace(order, env=_environment(order, room)), room
 
-    def seal(self, user: str, directory: Path) -> bool:
-        """Closes the directory of a kernel's sockets when all are there. Whether it is closed."""
-        uid = self._uids.known(user)
-        return uid is None or folders.seal(directory, uid)
+    def seal(self, directory: Path) -> bool:
+        """Closes the directory of a kernel's sockets when all are there. Whether it is closed. Raises OSError."""
+        uid = self._uid_of(directory)
+        return not uid or folders.seal(directory, uid)
 
-    def left(self, user: str) -> None:
-        """The last kernel of a user has ended: so does what it has left running, and its shared memory goes."""
-        uid = self._uids.known(user)
-        if uid is not None:
+    def left(self, directory: Path) -> None:
+        """The last kernel of a user has ended: so does what it has left running, and its shared memory goes.
+
+        Raises OSError.
+        """
+        if uid := self._uid_of(directory):
             _kill_all_of(uid)
             _forget_shared_memory(uid)
+
+    def _uid_of(self, directory: Path) -> int:
+        """Whose kernel this is, by the group that `admit` gave its directory; 0 if it was not confined, or is gone."""
+        try:
+            group = directory.lstat().st_gid
+        except FileNotFoundError:
+            return 0
+        return group if self._first <= group <= self._last else 0
 
     def _home(self, order: SpawnOrder) -> Path:
         """The user's directory: the one in the notebooks in which the kernel starts, itself or further below."""
