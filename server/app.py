@@ -179,6 +179,7 @@ def _peer_app(app: web.Application, membership: Membership, secret: str) -> web.
     inner = web.Application(middlewares=[json_errors, guard, _hop_identity], client_max_size=max_body)
     inner[app_keys.SETTINGS], inner[app_keys.STATUS] = app[app_keys.SETTINGS], app[app_keys.STATUS]
     inner[app_keys.KERNELSPECS], inner[app_keys.HOUSE] = app[app_keys.KERNELSPECS], app[app_keys.HOUSE]
+    inner[app_keys.IDENTITIES] = app[app_keys.IDENTITIES]
     inner.router.add_routes([web.route(method, path, _answered(handler)) for method, path, handler in OWNED])
     inner.router.add_get(f"{KERNEL}/channels", _answered(peer_channels))
     return inner

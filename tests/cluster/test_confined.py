@@ -85,6 +85,8 @@ async def test_one_student_reaches_nothing_of_another(confining: Stack) -> None:
         k, home, runtime = target.directory, confining.directory / "notebooks" / "ann", confining.runtime
         await until(lambda: stat.S_IMODE((mine.directory / "s").stat().st_mode) == 0o710)
         pids = {"kernel": target.pid, "nursery": confining.nursery()["pid"], "worker": confining.worker_pids()[0]}
+        assert confining.gunicorn
+        pids["arbiter"] = confining.gunicorn.pid
         pids["zygote"] = confining.nursery()["zygote"]["pid"]
         worker = next(iter((runtime / "w").iterdir()))
         tries = {
