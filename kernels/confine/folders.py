@@ -52,9 +52,13 @@ def give_home(home: Path, uid: int) -> None:
     try:
         found = os.fstat(fd)
         if found.st_uid not in (uid, os.geteuid()):
-            raise FolderError(f"{home} belongs to uid {found.st_uid}, not to {uid}")
+            hint = "give it to root once (chown -R 0:0) if it is this user's"
+            raise FolderError(f"{home} belongs to uid {found.st_uid}, not to {uid}: {hint}")
         if found.st_uid != uid:
-            _give_all(fd, uid)
+            try:
+                _give_all(fd, uid)
+            except RecursionError:
+                raise FolderError(f"{home} has directories too deep to be given to uid {uid}") from None
             os.fchown(fd, uid, uid)  # last: when this is cut short it begins anew
         if stat.S_IMODE(found.st_mode) != 0o700:
             os.fchmod(fd, 0o700)

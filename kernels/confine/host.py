@@ -1,7 +1,7 @@
 """What this host offers to keep users apart, found out once at the start.
 
 Owns the questions and the answer in words. The answer is a trial: a child becomes the first of the uids and tries to
-read what a kernel has to. Nothing of the host is changed.
+read what a kernel has to. Nothing of the host stays changed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import pwd
 import resource
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -83,6 +84,8 @@ def _why_no_uids(options: Options, runtime: Path) -> Iterator[str]:
     first, last = options.uids
     if taken := _taken(first, last):
         yield f"the uids {first}-{last} are not free ({taken}): name others with KERNELRING_UIDS"
+    if told := _without_owners(options.notebooks, first):
+        yield f"{options.notebooks} lies where files keep no owner ({told}): name another directory"
     if told := _tried(first, [*_must_read(), *_must_pass(options.notebooks, runtime)]):
         yield told
 
@@ -106,6 +109,18 @@ def _taken(first: int, last: int) -> str:
                 if start.isdecimal() and count.isdecimal() and int(start) <= last and int(start) + int(count) > first:
                     return f"{path} gives {start}-{int(start) + int(count) - 1} to {name}"
     return ""
+
+
+def _without_owners(notebooks: Path, uid: int) -> str:
+    """Why nothing there can be given to a uid; "" when it can, or when there is nothing yet."""
+    if not notebooks.is_dir():
+        return ""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".kernelring-", dir=notebooks) as tried:
+            os.chown(tried, uid, uid)
+            return "" if Path(tried).stat().st_uid == uid else "chown has no effect"
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def _must_read() -> list[str]:

@@ -80,7 +80,7 @@ class Uids:
 
     def _unused(self, table: _Table) -> tuple[int, int]:
         """(a uid that owns nothing, the next that nobody has had yet)."""
-        owners = {entry.lstat().st_uid for entry in self._notebooks.iterdir()}
+        owners = _owners(self._notebooks)
         taken = owners | {uid for uid, _ in table.users.values()}
         for uid in range(table.fresh, self._last + 1):
             if uid not in taken:
@@ -151,6 +151,15 @@ class Uids:
             yield
         finally:
             os.close(fd)
+
+
+def _owners(folder: Path) -> set[int]:
+    """Of all that is in a folder."""
+    found = set()
+    for entry in folder.iterdir():
+        with suppress(FileNotFoundError):  # removed meanwhile
+            found.add(entry.lstat().st_uid)
+    return found
 
 
 def _runs_something(uid: int) -> bool:
