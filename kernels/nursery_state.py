@@ -211,7 +211,7 @@ class Kernels:
             asyncio.get_running_loop().add_reader(wire, self._settle, ward, wire)
         else:
             ward.settled.set()
-        self._seal(ward, FIRST_SEAL_S)
+        self._seal_later(ward, FIRST_SEAL_S)
         return ward.record
 
     def _launch_warm(
@@ -255,6 +255,10 @@ class Kernels:
             log.warning("kernel_not_sealed", kernel=ward.record.kernel_id, error=str(error))
             return
         if again and not done and pause_s <= LAST_SEAL_S:
+            self._seal_later(ward, pause_s)
+
+    def _seal_later(self, ward: Ward, pause_s: float) -> None:
+        if self._warden is not None:
             asyncio.get_running_loop().call_later(pause_s, self._seal, ward, pause_s * 2)
 
     def _leave(self, record: KernelRecord) -> None:
