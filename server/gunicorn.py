@@ -64,6 +64,7 @@ logger_class = log.GunicornLog
 def on_starting(server: Any) -> None:
     """Before sockets and workers: the runtime directory, descriptors for all kernels, and the nursery."""
     _check_reach(server.cfg.address)
+    _check_redis(server.cfg.address)
     try:
         host = Host.open(_settings.runtime_dir)
         host.sweep_sockets()
@@ -129,11 +130,12 @@ def _say_confinement(status: dict[str, Any], names: Iterable[object]) -> None:
         return
     _log.info("kernels_confined", layers=layers, missing="; ".join(_report.missing))
     os.setgroups([])
-    if lets_anybody_in(_settings.redis_url):
-        _check_redis(names)
 
 
 def _check_redis(names: Iterable[object]) -> None:
+    """End the start if confined kernels of several users could all log in to Redis."""
+    if _report.level == "none" or not lets_anybody_in(_settings.redis_url):
+        return
     why = "REDIS_URL names a Redis without a password, which every kernel can reach: give it one (requirepass)"
     if binding.serves_several(_settings, _hosts(names)) and not _settings.unconfined:
         _refuse(SettingsError(f"{why}."))

@@ -20,6 +20,7 @@ from local.stack import Stack
 from local.student import Student
 from tests.cluster.confined import attempts, confined_stack, record, status, student, told
 from tests.nursery_fixture import until
+from tests.redis_server import RedisServer
 
 LIBC: Final = """
 import ctypes, os, signal, socket
@@ -317,3 +318,17 @@ async def test_a_layer_that_fails_ends_the_start(confining: Stack) -> None:
     assert code == 500
     assert "belongs to uid 65534" in said["message"]
     assert nursery_call.ask(confining.runtime, "status", 10)["kernels"] == 0
+
+
+def test_several_users_are_refused_while_every_kernel_could_log_in_to_redis(
+    confining: Stack, redis: RedisServer
+) -> None:
+    refused = Stack(redis.url, workers=1, confined=True, settings={"KERNELRING_BEHIND_TLS": "1"})
+    try:
+        refused.start(ready=False)
+        assert refused.gunicorn
+        assert refused.gunicorn.wait(60) == 2
+        assert "requirepass" in refused.tail()
+        assert not (refused.runtime / "nursery.sock").exists()
+    finally:
+        refused.stop()

@@ -19,13 +19,16 @@ import pytest
 import zmq
 
 from kernels import nursery_call
+from kernels.__main__ import main as kernels_command
 from kernels.confine import folders, host, landlock, seccomp
 from kernels.confine.child import ConfineError, Fitting
 from kernels.confine.options import Options, Room, Walls
-from kernels.errors import PortLost, SpawnRefused
+from kernels.errors import NurseryUnavailable, PortLost, SpawnRefused
 from kernels.records import SpawnOrder
 from kernels.wires import Wires, is_bound
 from local.paths import ROOT
+from server.confinement import Identities, Identity
+from server.settings import Settings
 from tests.cluster.confined import status
 from tests.nursery_fixture import Place, client, nursery, until
 
@@ -144,6 +147,23 @@ def test_several_users_are_refused_where_nothing_confines(open_place: Path, bind
     assert trusted.returncode == 0
 
 
+async def test_the_server_is_told_who_owns_a_users_files(options: Options, open_place: Path) -> None:
+    level = ""
+    settings = Settings(notebooks=options.notebooks, uids=UIDS)
+    options.notebooks.mkdir()
+    identities = Identities(settings, lambda: level)
+    with pytest.raises(NurseryUnavailable):
+        identities.home("ann")
+    level = "none"
+    assert identities.home("ann") == (options.notebooks / "ann", None)
+    level = "uids+seccomp"
+    assert identities.home("ann") == (options.notebooks / "ann", Identity(FIRST, FIRST))
+    assert (options.notebooks / "ann").stat().st_uid == FIRST
+    os.chown(options.notebooks / "ann", 65534, 65534)
+    with pytest.raises(NurseryUnavailable, match="chown"):
+        identities.home("ann")
+
+
 # -- a process ----------------------------------------------------------------------------------------------------
 
 
@@ -169,12 +189,16 @@ def test_no_limit_is_raised_above_what_the_server_has(open_place: Path) -> None:
 # -- the nursery --------------------------------------------------------------------------------------------------
 
 
-async def test_a_program_runs_as_its_user_and_its_files_are_closed(open_place: Path, options: Options) -> None:
+async def test_a_program_runs_as_its_user_and_its_files_are_closed(
+    open_place: Path, options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
     with confining(open_place, options) as place:
         async with client(place) as nurse:
             first = await nurse.spawn(order(place, options))
             second = await nurse.spawn(order(place, options, user="bob"))
             assert nurse.confinement.startswith("uids")
+            assert kernels_command(["status", "--runtime", str(place.runtime)]) == 0
+            assert f"confinement: {nurse.confinement}" in capsys.readouterr().out
             for record, uid in ((first, FIRST), (second, FIRST + 1)):
                 assert status(record.pid)["Uid"].split() == [str(uid)] * 4
                 found = record.directory.stat()
