@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -83,8 +82,10 @@ def remove(directory: Path) -> None:
     A process that has left the kernel's group may still write into it: what stays is tried again by
     `sweep`.
     """
-    with suppress(RecursionError):
+    try:
         shutil.rmtree(directory, ignore_errors=True)
+    except RecursionError:  # it goes on being removed behind
+        _start_removing(directory)
     if directory.exists():
         log.warning("kernel_directory_not_removed", directory=str(directory))
 
@@ -94,19 +95,21 @@ async def removed(directory: Path) -> None:
     try:
         with os.scandir(directory / "t") as entries:
             filled = next(entries, None) is not None
-    except FileNotFoundError:
+    except OSError:
         filled = False
     if not filled or await _has_ended(_start_removing(directory)):
         remove(directory)
 
 
 def _start_removing(directory: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(["rm", "-rf", "--one-file-system", "--", str(directory)])  # noqa: S607
+    """The nursery waits for all of its children itself."""
+    child = subprocess.Popen(["rm", "-rf", "--one-file-system", "--", str(directory)])  # noqa: S607
+    child.returncode = 0
+    return child
 
 
 async def _has_ended(child: subprocess.Popen[bytes]) -> bool:
-    """Whether a child has ended within REMOVE_S. The nursery waits for all of its children itself."""
-    child.returncode = 0
+    """Whether a child has ended within REMOVE_S."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     pidfd = os.pidfd_open(child.pid)
     loop.add_reader(pidfd, ended.set)
