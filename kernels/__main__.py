@@ -38,6 +38,9 @@ def status(runtime: Path) -> int:
     """Prints the nursery, its workers and its kernels."""
     found = nursery_call.ask(runtime, "status", 2.0)
     print(f"nursery {found['pid']}, up {found['up_s']:.0f} s, workers: {', '.join(found['workers']) or 'none'}")
+    print(f"confinement: {found.get('confinement', 'none')}")
+    for missing in found.get("missing", ()):
+        print(f"missing: {missing}")
     for record in nursery_call.ask(runtime, "list", 2.0)["records"]:
         print(_line(KernelRecord.from_json(record)))
     return 0

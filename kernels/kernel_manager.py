@@ -30,7 +30,7 @@ SOCKETS = 16 * 1024
 """A context's sockets: five for a kernel, and some more (libzmq's default is 1,023)."""
 
 PORTS = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "hb_port": 4, "control_port": 5}
-"""The sockets are `<directory>/s-1` to `s-5`."""
+"""The sockets are `<directory>/s/s-1` to `s-5`; the nursery makes `s`."""
 
 _OURS = ("kernelring-nursery", "local-provisioner")
 
@@ -83,7 +83,7 @@ class NurseryKernelManager(AsyncKernelManager):
             context=_for_asyncio(zmq_context),
             kernel_name=kernel_name,
             transport="ipc",
-            ip=str(self.directory / "s"),
+            ip=str(self.directory / "s" / "s"),
             connection_file=str(self.directory / CONNECTION),
             transport_encryption="disabled",
             autorestart=False,

@@ -22,6 +22,9 @@ from pathlib import Path
 import structlog
 
 from kernels import processes
+from kernels.confine import host
+from kernels.confine.options import Options
+from kernels.confine.warden import Warden
 from kernels.nursery_desk import Desk
 from kernels.nursery_wire import ANOTHER_RUNS
 from kernels.warmth import Warmth
@@ -38,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--grace-s", type=float, default=1800.0)
     parser.add_argument("--preload", help="fork kernels from a process that has imported these modules")
     parser.add_argument("--spares", type=int, default=2, help="how many forked kernels wait")
+    parser.add_argument("--confine", help="confine kernels as far as this host can; options, as JSON")
     given = parser.parse_args(arguments)
     os.umask(0o077)
     os.chdir("/")
@@ -52,7 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     processes.undo_ignored_signals()
     _raise_file_limit()
     warmth = None if given.preload is None else Warmth(tuple(filter(None, given.preload.split(","))), given.spares)
-    asyncio.run(_run(given.runtime, given.grace_s, warmth))
+    warden = None if given.confine is None else _warden(Options.from_text(given.confine), given.runtime)
+    asyncio.run(Desk(given.runtime, given.grace_s, warmth, warden).run())
     return 0
 
 
@@ -69,8 +74,11 @@ def log_to_stderr() -> None:
     )
 
 
-async def _run(runtime: Path, grace_s: float, warmth: Warmth | None) -> None:
-    await Desk(runtime, grace_s, warmth).run()
+def _warden(options: Options, runtime: Path) -> Warden:
+    """Knows what this host offers, which may be nothing: then it confines nobody. Whoever serves several users asks."""
+    report, walls = host.probe(options, runtime)
+    log.info("confinement", layers=report.name, missing=list(report.missing))
+    return Warden(options, report, walls, runtime)
 
 
 def _lock(folder: Path) -> int | None:

@@ -85,6 +85,8 @@ class NurseryClient:
         self._tried = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._watchers: dict[str, list[Watcher]] = {}
+        self.confinement = ""
+        """How kernels are confined, in one word; empty before the nursery was there for the first time."""
 
     @property
     def connected(self) -> bool:
@@ -236,7 +238,8 @@ class NurseryClient:
     async def _greet(self) -> Link:
         link = await Link.open(self._socket_path, self._heard)
         try:
-            await link.ask("hello", {"who": self._who}, self._wait_s)
+            told = await link.ask("hello", {"who": self._who}, self._wait_s)
+            self.confinement = str(told.get("confinement", "none"))
         except BaseException:
             await link.close()
             raise

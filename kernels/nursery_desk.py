@@ -20,6 +20,8 @@ from typing import Any
 import structlog
 
 from kernels import nursery_wire
+from kernels.confine.host import Report
+from kernels.confine.warden import Warden
 from kernels.errors import BadRequest, ClaimRefused, KernelsError, SpawnRefused
 from kernels.farewells import Farewells
 from kernels.nursery_state import Kernels
@@ -63,12 +65,16 @@ class Visitor:
 class Desk:
     """Serves one runtime directory until it is told to stop or nobody has come for `grace_s`."""
 
-    def __init__(self, runtime: Path, grace_s: float, warmth: Warmth | None = None) -> None:
-        self._nest = Nest(runtime, warmth) if warmth else None
+    def __init__(
+        self, runtime: Path, grace_s: float, warmth: Warmth | None = None, warden: Warden | None = None
+    ) -> None:
+        self._report = warden.report if warden else Report("none")
+        confining = warden if warden and warden.confines else None
+        self._nest = Nest(runtime, warmth, confining.walls if confining else None) if warmth else None
         self._socket = nursery_wire.socket_path(runtime)
         self._grace_s = grace_s
         self._began = time.monotonic()
-        self._kernels = Kernels(runtime / "k", self._kernel_exited, self._nest)
+        self._kernels = Kernels(runtime / "k", self._kernel_exited, self._nest, confining)
         self._farewells = Farewells()
         self._visitors: set[Visitor] = set()
         self._holders: dict[str, tuple[str, Visitor]] = {}
@@ -216,7 +222,7 @@ class Desk:
     async def _hello(self, visitor: Visitor, request: Answer) -> Answer:
         visitor.who = text_of(request, "who")
         self._count_workers()
-        return {"pid": os.getpid()}
+        return {"pid": os.getpid(), "confinement": self._report.name}
 
     async def _spawn(self, visitor: Visitor, request: Answer) -> Answer:
         order = SpawnOrder.from_json(request.get("order"))
@@ -330,6 +336,8 @@ class Desk:
             "workers": sorted(visitor.who for visitor in self._visitors if visitor.who),
             "kernels": len(self._kernels.records()),
             "zygote": self._nest.status() if self._nest is not None else None,
+            "confinement": self._report.name,
+            "missing": list(self._report.missing),
         }
 
     async def _rewarm(self, visitor: Visitor, request: Answer) -> Answer:

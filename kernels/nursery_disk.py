@@ -7,8 +7,10 @@ after what may still run out of it has been killed.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,9 @@ from kernels.processes import kill_group, leaders_naming
 from kernels.records import KernelRecord, SpawnOrder, checked_kernel_id
 
 RECORD, CONNECTION, LOG = "record.json", "connection.json", "log"
+
+REMOVE_S = 3.0
+"""How long the end of a kernel waits for its files to be gone. What is left then goes on being removed."""
 
 log = structlog.get_logger(__name__)
 
@@ -77,9 +82,46 @@ def remove(directory: Path) -> None:
     A process that has left the kernel's group may still write into it: what stays is tried again by
     `sweep`.
     """
-    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        shutil.rmtree(directory, ignore_errors=True)
+    except RecursionError:  # it goes on being removed behind
+        _start_removing(directory)
     if directory.exists():
         log.warning("kernel_directory_not_removed", directory=str(directory))
+
+
+async def removed(directory: Path) -> None:
+    """As `remove`; by a process of its own where a student may have made files or folders without end."""
+    try:
+        with os.scandir(directory / "t") as entries:
+            filled = next(entries, None) is not None
+    except OSError:
+        filled = False
+    if not filled or await _has_ended(_start_removing(directory)):
+        remove(directory)
+
+
+def _start_removing(directory: Path) -> subprocess.Popen[bytes]:
+    """The nursery waits for all of its children itself."""
+    child = subprocess.Popen(["rm", "-rf", "--one-file-system", "--", str(directory)])  # noqa: S607
+    child.returncode = 0
+    return child
+
+
+async def _has_ended(child: subprocess.Popen[bytes]) -> bool:
+    """Whether a child has ended within REMOVE_S."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    pidfd = os.pidfd_open(child.pid)
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await asyncio.wait_for(ended.wait(), REMOVE_S)
+    except TimeoutError:
+        log.warning("kernel_directory_large", pid=child.pid)
+        return False
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+    return True
 
 
 def sweep(folder: Path, known: frozenset[str], older_than_s: float) -> None:

@@ -20,6 +20,10 @@ from typing import Any
 import structlog
 
 from kernels import bounded_log, nursery_disk, processes
+from kernels.confine import folders
+from kernels.confine.child import Fitting
+from kernels.confine.options import Room
+from kernels.confine.warden import Warden
 from kernels.errors import ClaimRefused, KernelStuck, SpawnRefused, UnknownKernel
 from kernels.nursery_zygote import Nest, NoSpare
 from kernels.oom import OomKills
@@ -36,6 +40,9 @@ BOUND_S = 5.0
 """How long a worker waits to be told that a kernel has its sockets. Then it finds out for itself."""
 
 SWEEP_AGE_S, GROUP_PAUSE_S = 60.0, 0.01
+
+FIRST_SEAL_S, LAST_SEAL_S = 0.05, 30.0
+"""When it is looked whether a kernel has all of its sockets: so soon, then after twice that, and so on to a minute."""
 
 log = structlog.get_logger(__name__)
 
@@ -58,9 +65,16 @@ class Ward:
 class Kernels:
     """All kernels of this host. `on_exit` is called with the record of each that has exited."""
 
-    def __init__(self, folder: Path, on_exit: Callable[[KernelRecord], None], nest: Nest | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        on_exit: Callable[[KernelRecord], None],
+        nest: Nest | None = None,
+        warden: Warden | None = None,
+    ) -> None:
         self._folder = folder
         self._nest = nest
+        self._warden = warden
         self._on_exit = on_exit
         self._wards: dict[str, Ward] = {}
         self.oom = OomKills()
@@ -72,6 +86,9 @@ class Kernels:
             if record.state == "running":
                 self._rewatch(ward)
             ward.settled.set()
+        for ward in self._wards.values():
+            self._seal(ward, FIRST_SEAL_S)
+            self._leave(ward.record)
 
     def records(self, user: str | None = None) -> list[KernelRecord]:
         """All records, or those of one user."""
@@ -138,7 +155,7 @@ class Kernels:
         if ward is not None:
             ward.ending = ward.ending or reason
             await self._kill(ward)
-        nursery_disk.remove(self._folder / kernel_id)
+        await nursery_disk.removed(self._folder / kernel_id)
         if self._wards.get(kernel_id) is ward:
             self._wards.pop(kernel_id, None)
 
@@ -181,10 +198,12 @@ class Kernels:
             nursery_disk.save(fresh[0])
 
         try:
+            folders.fresh_sockets(order.directory)
+            order, room = self._warden.admit(order) if self._warden else (order, None)
             with nursery_disk.open_log(order.directory) as log_file:
-                wire = self._launch_warm(order, log_file.fileno(), partial(keep, warm=True))
+                wire = self._launch_warm(order, room, log_file.fileno(), partial(keep, warm=True))
                 if wire is None:
-                    processes.launch(order, log_file.fileno(), keep)
+                    processes.launch(order, log_file.fileno(), keep, self._confining(room))
         except (SpawnRefused, OSError) as error:
             self._forget_attempt(order, before)
             raise SpawnRefused(str(error)) from error
@@ -194,14 +213,17 @@ class Kernels:
             asyncio.get_running_loop().add_reader(wire, self._settle, ward, wire)
         else:
             ward.settled.set()
+        self._seal_later(ward, FIRST_SEAL_S)
         return ward.record
 
-    def _launch_warm(self, order: SpawnOrder, log_fd: int, keep: Callable[[int, int], None]) -> socket.socket | None:
+    def _launch_warm(
+        self, order: SpawnOrder, room: Room | None, log_fd: int, keep: Callable[[int, int], None]
+    ) -> socket.socket | None:
         """Where it says that its sockets are there; None when it has to be exec'd."""
         if self._nest is None or not order.forkable:
             return None
         try:
-            return self._nest.launch(order, log_fd, keep)
+            return self._nest.launch(order, room, log_fd, keep)
         except NoSpare as error:
             self._nest.why_cold(str(error))
             return None
@@ -212,7 +234,44 @@ class Kernels:
         with contextlib.suppress(OSError), wire:
             if wire.recv(1) == BOUND:
                 ward.record = replace(ward.record, bound=True)
+                self._seal(ward, FIRST_SEAL_S, again=False)
                 ward.settled.set()
+
+    def _confining(self, room: Room | None) -> Callable[[], None] | None:
+        """What a child does before it execs."""
+        return partial(Fitting(self._warden.walls).enter, room) if self._warden and room else None
+
+    def _seal(self, ward: Ward, pause_s: float, *, again: bool = True) -> None:
+        """Looks now and then whether the kernel has its sockets, which no descriptor tells, to close their directory.
+
+        While it is open a student could put something else in the place of one: hence also the look before connecting,
+        and the signatures.
+        """
+        if self._warden is None or ward.pidfd < 0:
+            return
+        try:
+            done = self._warden.seal(ward.record.directory)
+            if pause_s > LAST_SEAL_S:
+                folders.close_sockets(ward.record.directory)
+        except OSError as error:
+            log.warning("kernel_not_sealed", kernel=ward.record.kernel_id, error=str(error))
+            return
+        if again and not done and pause_s <= LAST_SEAL_S:
+            self._seal_later(ward, pause_s)
+
+    def _seal_later(self, ward: Ward, pause_s: float) -> None:
+        if self._warden is not None:
+            asyncio.get_running_loop().call_later(pause_s, self._seal, ward, pause_s * 2)
+
+    def _leave(self, record: KernelRecord) -> None:
+        """When no kernel of its user's is left, nothing else of theirs stays."""
+        same = (ward for ward in self._wards.values() if ward.record.user == record.user)
+        if self._warden is None or any(ward.pidfd >= 0 for ward in same):
+            return
+        try:
+            self._warden.left(record.directory)
+        except OSError as error:
+            log.warning("user_not_cleared", user=record.user, error=str(error))
 
     def _forget_attempt(self, order: SpawnOrder, before: KernelRecord | None) -> None:
         if before:
@@ -246,6 +305,7 @@ class Kernels:
         processes.kill_group(pid)
         found = self._told(ward, _wait_status(pid, ward.record.pid_started))
         self._keep(ward, replace(ward.record, state="exited", exit=found))
+        self._leave(ward.record)
         ward.settled.set()
         ward.group_left = True
         ward.emptying = asyncio.create_task(self._see_empty(ward))

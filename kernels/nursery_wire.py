@@ -31,7 +31,7 @@ ANOTHER_RUNS = 75
 ADDRESS_BYTES = 107
 """The longest address of a Unix socket (sun_path is 108 bytes with its final NUL)."""
 
-_LONGEST_IN_RUNTIME = len("/k/") + 36 + len("/s-5")
+_LONGEST_IN_RUNTIME = len("/k/") + 36 + len("/s/s-5")
 
 _KINDS: dict[str, type[KernelsError]] = {
     "bad_request": BadRequest,

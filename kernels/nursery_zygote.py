@@ -19,13 +19,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from kernels import processes, zygote_wire
+from kernels.confine.options import Room, Walls
 from kernels.errors import SpawnRefused
 from kernels.records import SpawnOrder
 from kernels.warmth import MOST_SPARES, Warmth
@@ -71,8 +72,9 @@ class Spare:
 class Nest:
     """All warm forks of one nursery. Runs in the nursery's loop; `launch` blocks it for some milliseconds."""
 
-    def __init__(self, runtime: Path, warmth: Warmth) -> None:
+    def __init__(self, runtime: Path, warmth: Warmth, walls: Walls | None = None) -> None:
         self._runtime = runtime
+        self._walls = walls
         self._warmth = warmth
         self._zygote = 0
         self._wire: socket.socket | None = None
@@ -104,6 +106,8 @@ class Nest:
         command = [sys.executable, "-c", _ZYGOTE, "--wire", str(there.fileno())]
         command += ["--files", str(processes.SOFT_FILES), "--runtime", str(self._runtime)]
         command += ["--preload", ",".join(self._warmth.preload)]
+        if self._walls is not None:
+            command += ["--walls", self._walls.to_text()]
         try:
             child = subprocess.Popen(
                 command,
@@ -138,8 +142,10 @@ class Nest:
         self._drop()
         shutil.rmtree(self._runtime / "zygote", ignore_errors=True)
 
-    def launch(self, order: SpawnOrder, log_fd: int, keep: Callable[[int, int], None]) -> socket.socket:
-        """Has a spare carry out the order, with `keep` as in `processes.launch`. Where it says BOUND, or ends.
+    def launch(
+        self, order: SpawnOrder, room: Room | None, log_fd: int, keep: Callable[[int, int], None]
+    ) -> socket.socket:
+        """Has a spare carry out the order in a room, `keep` as in `processes.launch`. Where it says BOUND, or ends.
 
         Raises NoSpare before anything has come of it, SpawnRefused when the order cannot be carried out.
         Killed before `keep`: the spare's wire ends, and it ends. Killed after it: the record names it.
@@ -151,7 +157,7 @@ class Nest:
             closing.callback(spare.wire.close)
             keep(spare.pid, processes.start_ticks(spare.pid) or 0)
             try:
-                about = {"argv": order.argv, "env": order.env, "cwd": str(order.cwd)}
+                about = {"argv": order.argv, "env": order.env, "cwd": str(order.cwd), "room": room and asdict(room)}
                 zygote_wire.send(spare.wire, about, log_fd)
                 answer = zygote_wire.receive(spare.wire)[0]
             except WireEnded as error:

@@ -125,8 +125,10 @@ def leaders_naming(directory: Path) -> Iterator[int]:
                 yield pid
 
 
-def launch(order: SpawnOrder, log_fd: int, keep: Callable[[int, int], None]) -> int:
-    """Forks and execs a kernel. Its pid, or SpawnRefused with the reason.
+def launch(
+    order: SpawnOrder, log_fd: int, keep: Callable[[int, int], None], confine: Callable[[], None] | None = None
+) -> int:
+    """Forks and execs a kernel, which calls `confine` before. Its pid, or SpawnRefused with the reason.
 
     `keep(pid, start ticks)` is called between the fork and the exec, and the child execs only once it has
     returned. So whenever this process is killed, no kernel runs that is not on record:
@@ -138,7 +140,7 @@ def launch(order: SpawnOrder, log_fd: int, keep: Callable[[int, int], None]) -> 
     pid = os.fork()
     if pid == 0:
         os.close(go_write)  # else this child would hold open the very pipe whose end it waits for
-        _become(order, log_fd, go_read, error_write)
+        _become(order, log_fd, go_read, error_write, confine)
     os.close(go_read)
     os.close(error_write)
     try:
@@ -159,7 +161,9 @@ def launch(order: SpawnOrder, log_fd: int, keep: Callable[[int, int], None]) -> 
     return pid
 
 
-def _become(order: SpawnOrder, log_fd: int, go_read: int, error_write: int) -> NoReturn:
+def _become(
+    order: SpawnOrder, log_fd: int, go_read: int, error_write: int, confine: Callable[[], None] | None
+) -> NoReturn:
     """The child, between fork and exec. Never returns, never runs the parent's clean-up."""
     step = "prepare"
     try:
@@ -170,11 +174,14 @@ def _become(order: SpawnOrder, log_fd: int, go_read: int, error_write: int) -> N
         lose_to_the_oom_killer()
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT_FILES, hard))
+        if os.read(go_read, 1) != b"g":
+            os._exit(0)
+        step = "confine it"
+        if confine is not None:
+            confine()
         step = f"enter {order.cwd}"
         os.chdir(order.cwd)
         step = f"run {order.argv[0]}"
-        if os.read(go_read, 1) != b"g":
-            os._exit(0)
         os.execvpe(order.argv[0], order.argv, order.env)  # noqa: S606 (no shell is wanted)
     except BaseException as error:
         os.write(error_write, f"cannot {step}: {getattr(error, 'strerror', None) or error}".encode())

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from kernels import bounded_log, nursery_call, nursery_wire, processes
+from kernels.confine.options import Options
 from kernels.errors import NurseryUnavailable
 from kernels.nursery_wire import ANOTHER_RUNS
 from kernels.records import now_utc
@@ -154,10 +155,13 @@ class Supervisor:
                 os.read(self._wake_read, 4096)
 
 
-def ensure_nursery(runtime: Path, grace_s: float, timeout_s: float, warmth: Warmth | None = None) -> None:
+def ensure_nursery(
+    runtime: Path, grace_s: float, timeout_s: float, warmth: Warmth | None = None, confine: Options | None = None
+) -> None:
     """Returns once a supervised nursery answers in `runtime`, started if there was none. Blocks.
 
-    With `warmth` one that is started here forks Python kernels; one that runs already stays as it is.
+    With `warmth` one that is started here forks Python kernels, with `confine` it confines kernels as far as the host
+    can; one that runs already stays as it is.
     Any number of processes may ask at once. Raises NurseryUnavailable after `timeout_s`.
     """
     nursery_wire.check_runtime(runtime)
@@ -165,7 +169,7 @@ def ensure_nursery(runtime: Path, grace_s: float, timeout_s: float, warmth: Warm
     end = time.monotonic() + timeout_s
     while True:
         if not supervisor_runs(runtime):
-            _start_supervisor(runtime, grace_s, warmth)
+            _start_supervisor(_arguments(runtime, grace_s, warmth, confine))
         if nursery_call.answers(runtime):
             return
         if time.monotonic() > end:
@@ -181,6 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--grace-s", type=float, default=1800.0)
     parser.add_argument("--preload")
     parser.add_argument("--spares", type=int, default=2)
+    parser.add_argument("--confine")
     given = parser.parse_args(arguments)
     lock = _take_lock(given.runtime)
     if lock is None:
@@ -191,14 +196,17 @@ def main(arguments: list[str] | None = None) -> int:
     processes.become_subreaper()
     processes.undo_ignored_signals()
     warmth = None if given.preload is None else Warmth(tuple(filter(None, given.preload.split(","))), given.spares)
-    return Supervisor(given.runtime, _arguments(given.runtime, given.grace_s, warmth)).run()
+    confine = None if given.confine is None else Options.from_text(given.confine)
+    return Supervisor(given.runtime, _arguments(given.runtime, given.grace_s, warmth, confine)).run()
 
 
-def _arguments(runtime: Path, grace_s: float, warmth: Warmth | None) -> list[str]:
+def _arguments(runtime: Path, grace_s: float, warmth: Warmth | None, confine: Options | None) -> list[str]:
     """Of supervisor and nursery alike."""
     found = ["--runtime", str(runtime), "--grace-s", str(grace_s)]
     if warmth is not None:
         found += ["--preload", ",".join(warmth.preload), "--spares", str(warmth.spares)]
+    if confine is not None:
+        found += ["--confine", confine.to_text()]
     return found
 
 
@@ -228,8 +236,8 @@ def supervisor_runs(runtime: Path) -> bool:
         os.close(fd)
 
 
-def _start_supervisor(runtime: Path, grace_s: float, warmth: Warmth | None) -> None:
-    command = [sys.executable, "-P", "-m", "kernels.supervisor", *_arguments(runtime, grace_s, warmth)]
+def _start_supervisor(arguments: list[str]) -> None:
+    command = [sys.executable, "-P", "-m", "kernels.supervisor", *arguments]
     done = subprocess.run(
         command,
         env=_clean_env(),

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import os
+import stat
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing, suppress
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -50,7 +51,14 @@ MAX_HELD_BYTES: Final = 16 * 2**20  # of output that waits for a replay; more th
 def is_bound(connection_info: dict[str, Any]) -> bool:
     """Whether the kernel has made its sockets, so that a single attempt to connect succeeds."""
     channels = ("shell", "control", "stdin", "iopub")
-    return all(Path(f"{connection_info['ip']}-{connection_info[f'{name}_port']}").exists() for name in channels)
+    return all(_is_socket(f"{connection_info['ip']}-{connection_info[f'{name}_port']}") for name in channels)
+
+
+def _is_socket(path: str) -> bool:
+    """Whether there is one, and no link to something else: a kernel's own user may have put it there."""
+    with suppress(OSError):
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    return False
 
 
 class Wires:
@@ -253,12 +261,19 @@ class Wires:
     def _endpoint(self, channel: str) -> str:
         return f"ipc://{self._info['ip']}-{self._info[f'{channel}_port']}"
 
+    def _refuse_what_is_no_socket(self, channel: str) -> None:
+        path = self._endpoint(channel).removeprefix("ipc://")
+        if os.path.lexists(path) and not _is_socket(path):
+            raise PortLost(f"the kernel's {channel} socket was replaced by something that is none")
+
     def _port(self, kind: int, channel: str, identity: bytes = b"") -> Port:
         receive = lambda parts: self._receive(channel, parts)  # noqa: E731
+        self._refuse_what_is_no_socket(channel)
         return Port(self._context, kind, self._endpoint(channel), receive, identity=identity)
 
     def _scout(self, channel: str) -> Port:
         receive = lambda parts: self._receive(channel, parts)  # noqa: E731
+        self._refuse_what_is_no_socket(channel)
         return Port(self._context, zmq.DEALER, self._endpoint(channel), receive, reconnect_ms=SCOUT_RECONNECT_MS)
 
     def _raise_if_closed(self) -> None:

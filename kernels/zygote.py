@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from kernels import processes, zygote_birth, zygote_blas, zygote_memory, zygote_preload, zygote_thrift, zygote_wire
+from kernels.confine.child import Fitting
+from kernels.confine.options import Walls
 from kernels.zygote_wire import WireEnded
 
 _KEPT: list[object] = []
@@ -34,12 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--files", type=int, required=True, help="soft limit of descriptors for kernels")
     parser.add_argument("--runtime", type=Path, required=True)
     parser.add_argument("--preload", default="", help="modules to import, separated by commas")
+    parser.add_argument("--walls", help="what kernels are put behind, as JSON")
     given = parser.parse_args(arguments)
     began = time.monotonic()
     # Also while importing, when nobody looks at the wire. It is not inherited: kernels live on.
     processes.die_with_parent(os.getppid())
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (given.files, hard))
+    walls = None if given.walls is None else Walls.from_text(given.walls)
     wire = socket.socket(fileno=given.wire)
     os.set_inheritable(given.wire, False)
     names = [name for name in given.preload.split(",") if name]
@@ -51,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         zygote_wire.send(wire, {"event": "ready", "took_s": round(time.monotonic() - began, 2), **told})
         while True:
             _, fds = zygote_wire.receive(wire)
-            fork_spares(wire, fds)
+            fork_spares(wire, fds, walls)
     except WireEnded:
         return 0
 
@@ -68,7 +72,7 @@ def threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
 
-def fork_spares(wire: socket.socket, fds: list[int]) -> None:
+def fork_spares(wire: socket.socket, fds: list[int], walls: Walls | None = None) -> None:
     """Forks for each descriptor a child that waits for its orders on it. One process in the middle does for all."""
     if threads() != 1:
         # What another thread held at the fork (a lock, half of malloc) would be broken in every child.
@@ -78,17 +82,17 @@ def fork_spares(wire: socket.socket, fds: list[int]) -> None:
         wire.close()
         for fd in fds:
             if os.fork() == 0:
-                _be_spare(fd, fds)
+                _be_spare(fd, fds, walls)
         os._exit(0)
     for fd in fds:
         os.close(fd)
     os.waitpid(middle, 0)
 
 
-def _be_spare(fd: int, fds: list[int]) -> NoReturn:
+def _be_spare(fd: int, fds: list[int], walls: Walls | None) -> NoReturn:
     """A kernel to its end; then the interpreter ends in good order, as an exec'd one does."""
     for other in fds:
         if other != fd:
             os.close(other)  # else that spare would never see its wire end
-    zygote_birth.await_orders(socket.socket(fileno=fd))
+    zygote_birth.await_orders(socket.socket(fileno=fd), Fitting(walls) if walls else None)
     raise SystemExit(0)

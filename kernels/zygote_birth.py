@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from kernels import processes, zygote_blas, zygote_kernel, zygote_wire
+from kernels.confine.child import Fitting
+from kernels.confine.options import Room
 from kernels.zygote_wire import WireEnded
 
 _OF_IMPORTS: Final = ("PYDEVD_USE_FRAME_EVAL",)
@@ -30,13 +32,15 @@ _OF_IMPORTS: Final = ("PYDEVD_USE_FRAME_EVAL",)
 _DONE: Final = {"done": True}
 
 
-def await_orders(wire: socket.socket) -> None:
+def await_orders(wire: socket.socket, fitting: Fitting | None = None) -> None:
     """Is a spare, then a kernel; returns when the kernel was shut down. Exits when no order comes any more."""
     os.setsid()
     _be_one_of_its_own()
     try:
         zygote_wire.send(wire, {"pid": os.getpid()})
         zygote_kernel.limber_up()
+        if fitting is not None:
+            fitting.prepare()
         order, fds = zygote_wire.receive(wire)
     except WireEnded:
         os._exit(0)
@@ -44,6 +48,9 @@ def await_orders(wire: socket.socket) -> None:
     try:
         _wire_streams(fds[0])
         processes.lose_to_the_oom_killer()
+        step = "confine it"
+        if fitting is not None:
+            fitting.enter(Room(**order["room"]))
         step = f"enter {order['cwd']}"
         os.chdir(order["cwd"])
         step = "take on its environment"

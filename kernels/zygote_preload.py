@@ -46,6 +46,7 @@ QUIET: Final = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # what ipykernel sets before anything is imported
     "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pandas imports pyarrow, whose jemalloc starts a thread
+    "MIMALLOC_ARENA_EAGER_COMMIT": "0",  # else the memory that pyarrow only reserves counts against RLIMIT_DATA
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # debugpy's warning about frozen modules; each cold kernel logs it
 }  # fmt: skip
 """In the zygote's environment while it imports."""

@@ -81,7 +81,7 @@ def _bench(options: argparse.Namespace) -> Iterator[Bench]:
         redis.start()
         rest.callback(redis.stop)
         given = {"GUNICORN_CMD_ARGS": f"--worker-class={options.worker_class}"} if options.worker_class else {}
-        stack = Stack(redis.url, workers=options.workers, settings=given)
+        stack = Stack(redis.url, workers=options.workers, settings=given, confined=True)
         worker_class = options.worker_class or _worker_class(stack)
         rest.enter_context(stack)
         pool = rest.enter_context(ClientPool(CLIENTS))

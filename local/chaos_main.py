@@ -119,7 +119,7 @@ def _scene(workers: int, redis_away_s: float, keep_log: Path | None) -> Iterator
         redis = ChaosRedis(find_binary(), directory / "redis")
         redis.start()
         rest.callback(redis.stop)
-        stack = rest.enter_context(Stack(redis.url, workers=workers))
+        stack = rest.enter_context(Stack(redis.url, workers=workers, confined=True))
         if keep_log:
             rest.callback(lambda: keep_log.write_bytes(stack.log_path.read_bytes()))
         yield Scene(stack, redis, workers, redis_away_s)

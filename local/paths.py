@@ -10,8 +10,10 @@ STATE = ROOT / ".kernelring"  # secrets, notebooks and caches of this checkout; 
 
 
 def state_dir() -> Path:
-    """STATE, made if it is missing; only its owner can enter."""
-    STATE.mkdir(mode=0o700, exist_ok=True)
+    """STATE, made if it is missing; only its owner can look into it. Kernels pass through to their notebooks."""
+    STATE.mkdir(mode=0o711, exist_ok=True)
+    if STATE.stat().st_mode & 0o777 == 0o700:
+        STATE.chmod(0o711)
     return STATE
 
 

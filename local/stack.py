@@ -49,8 +49,11 @@ class Stack:
         workers: int = 4,
         settings: Mapping[str, str] | None = None,
         runtime: Path | None = None,
+        confined: bool = False,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="kr-"))
+        if confined:  # as far as this machine can: kernels of other uids find their way in
+            self.directory.chmod(0o711)
         self.runtime = runtime or self.directory / "r"
         self.log_path = self.directory / "log"
         self.secret = secrets.token_hex(32)

@@ -25,6 +25,7 @@ from server import about_api, app_keys, home, kernels_api, kernelspecs, sessions
 from server.api_errors import json_errors
 from server.arbiter import ARBITER
 from server.channels import channels
+from server.confinement import Identities
 from server.contents import routes as contents_routes
 from server.contents.contents import Contents, Places
 from server.cross_origin import setup_cross_origin
@@ -141,6 +142,7 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     house = House(nursery, context, ownership, options)
     app[app_keys.MEMBERSHIP], app[app_keys.OWNERSHIP], app[app_keys.PEERS] = membership, ownership, peers
     app[app_keys.NURSERY], app[app_keys.HOUSE] = nursery, house
+    app[app_keys.IDENTITIES] = Identities(settings, lambda: nursery.confinement)
     places = Places(settings.notebooks, host.runtime / "c", settings.quota_mib, settings.course)
     app[app_keys.CONTENTS] = contents = Contents(places, lambda: membership.ring.epoch)
     app[app_keys.EXECUTIONS] = Executions(house, lambda: membership.ring.epoch, contents)
@@ -217,6 +219,7 @@ def _peer_app(app: web.Application, membership: Membership, secret: str) -> web.
     inner = web.Application(middlewares=[json_errors, guard, _hop_identity], client_max_size=max_body)
     inner[app_keys.SETTINGS], inner[app_keys.STATUS] = app[app_keys.SETTINGS], app[app_keys.STATUS]
     inner[app_keys.KERNELSPECS], inner[app_keys.HOUSE] = app[app_keys.KERNELSPECS], app[app_keys.HOUSE]
+    inner[app_keys.IDENTITIES] = app[app_keys.IDENTITIES]
     inner[app_keys.CONTENTS], inner[app_keys.EXECUTIONS] = app[app_keys.CONTENTS], app[app_keys.EXECUTIONS]
     inner.router.add_routes([web.route(method, path, _answered(handler)) for method, path, handler in OWNED + FOLLOWED])
     inner.router.add_get(f"{REQUEST}/events", _answered(peer_events))

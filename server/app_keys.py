@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # the parts themselves import this module
     from kernels.house import House
     from kernels.nursery_client import NurseryClient
     from server.channels import Conversation
+    from server.confinement import Identities
     from server.contents.contents import Contents
     from server.execution.executions import Executions
     from server.kernelspecs import Kernelspecs
@@ -32,5 +33,6 @@ STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping")
 HOUSE: web.AppKey[House] = web.AppKey("house")
 CONTENTS: web.AppKey[Contents] = web.AppKey("contents")
 KERNELSPECS: web.AppKey[Kernelspecs] = web.AppKey("kernelspecs")
+IDENTITIES: web.AppKey[Identities] = web.AppKey("identities")
 STATUS: web.AppKey[Status] = web.AppKey("status")
 CONVERSATIONS: web.AppKey[set[Conversation]] = web.AppKey("conversations")

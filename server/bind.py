@@ -1,24 +1,27 @@
 """Where the server may listen.
 
-Kernels are not confined, so by default only this machine can reach the server. This module decides on
-addresses as text and on bound sockets; it opens none that stays open.
+Where kernels cannot be confined, only this machine may reach the server, unless everybody is trusted. This module
+decides on addresses as text and on bound sockets; it opens none that stays open.
 """
 
 import ipaddress
 import socket
-from collections.abc import Iterable
 
+from kernels.confine.host import Report
 from server.settings import Settings, SettingsError
 
 _NOT_CONFINED = (
-    "kernels are not confined yet, so everyone who can log in could read and stop what others run: "
-    "listen on loopback, or set KERNELRING_UNCONFINED=1 if everyone who can log in is trusted"
+    "kernels cannot be confined here, so everyone who can log in could read and stop what others run: {missing}. "
+    "Do so, or listen on loopback alone, or set KERNELRING_UNCONFINED=1 if everyone who can log in is trusted"
 )
 _NO_GUESTS = "KERNELRING_GUESTS=1 lets anybody in without a login and is for loopback only"
 
 
-def addresses(settings: Settings) -> list[str]:
-    """The addresses to listen on, as gunicorn writes them. Raises SettingsError for a forbidden one."""
+def addresses(settings: Settings, report: Report) -> list[str]:
+    """The addresses to listen on, as gunicorn writes them. `report`: how kernels are confined.
+
+    Raises SettingsError for a forbidden one.
+    """
     if settings.bind:
         chosen = [_with_port(each, settings.port) for each in settings.bind]
     elif settings.unconfined:
@@ -26,18 +29,22 @@ def addresses(settings: Settings) -> list[str]:
     else:
         chosen = [f"127.0.0.1:{settings.port}"] + ([f"[::1]:{settings.port}"] if has_ipv6("::1") else [])
     subject = f"KERNELRING_BIND={','.join(settings.bind)!r}" if settings.bind else "KERNELRING_UNCONFINED='1'"
-    refuse_beyond_loopback(settings, [host_of(each) for each in chosen], subject)
+    refuse_beyond_loopback(settings, report, [host_of(each) for each in chosen], subject)
     return chosen
 
 
-def refuse_beyond_loopback(settings: Settings, hosts: Iterable[str], subject: str) -> None:
+def refuse_beyond_loopback(settings: Settings, report: Report, hosts: list[str], subject: str) -> None:
     """Raise SettingsError, about `subject`, when other machines could reach one of `hosts` without leave."""
-    if all(is_loopback(host) for host in hosts):
-        return
-    if not settings.unconfined:
-        raise SettingsError(f"{subject}: {_NOT_CONFINED}.")
-    if settings.guests:
+    reachable = not all(is_loopback(host) for host in hosts)
+    if serves_several(settings, hosts) and report.level == "none" and not settings.unconfined:
+        raise SettingsError(f"{subject}: {_NOT_CONFINED.format(missing='; '.join(report.missing))}.")
+    if reachable and settings.guests:
         raise SettingsError(f"{subject}: {_NO_GUESTS}.")
+
+
+def serves_several(settings: Settings, hosts: list[str]) -> bool:
+    """Whether others than who sits at this machine come: from elsewhere, or through a proxy on it."""
+    return settings.behind_tls or not all(is_loopback(host) for host in hosts)
 
 
 def host_of(address: str) -> str:

@@ -17,12 +17,16 @@ from typing import Any, NoReturn
 
 import structlog
 
+from kernels import nursery_call
+from kernels.confine import host as offered
+from kernels.confine.host import Report
 from kernels.errors import NurseryUnavailable
 from kernels.supervisor import ensure_nursery
 from kernels.warmth import Warmth
 from server import bind as binding
 from server import log
 from server.arbiter import ARBITER
+from server.confinement import lets_anybody_in, options_of
 from server.host import Host, HostError
 from server.settings import Settings, SettingsError
 from sharding.deathwatch import evict_child
@@ -40,7 +44,9 @@ def _refuse(problem: Exception) -> NoReturn:
 
 try:
     _settings = Settings.from_environ(os.environ)
-    bind = binding.addresses(_settings)
+    _options = options_of(_settings)
+    _report, _ = offered.probe(_options, _settings.runtime_dir)
+    bind = binding.addresses(_settings, _report)
 except SettingsError as problem:
     _refuse(problem)
 log.configure(_settings.log_level, _settings.log_format)
@@ -62,13 +68,15 @@ logger_class = log.GunicornLog
 def on_starting(server: Any) -> None:
     """Before sockets and workers: the runtime directory, descriptors for all kernels, and the nursery."""
     _check_reach(server.cfg.address)
+    _check_redis(server.cfg.address)
     try:
         host = Host.open(_settings.runtime_dir)
         host.sweep_sockets()
         _raise_descriptor_limit()
         warmth = Warmth(_settings.preload, _settings.spares)
         with _imported():
-            ensure_nursery(host.runtime, _settings.nursery_grace_s, NURSERY_START_S, warmth)
+            ensure_nursery(host.runtime, _settings.nursery_grace_s, NURSERY_START_S, warmth, _options)
+        _say_confinement(nursery_call.ask(host.runtime, "status", NURSERY_START_S), server.cfg.address)
     except (HostError, NurseryUnavailable) as problem:
         _refuse(problem)
     server.kernelring_host = host
@@ -120,11 +128,41 @@ def child_exit(server: Any, worker: Any) -> None:
 
 def _check_reach(names: Iterable[object]) -> None:
     """End the start if other machines could reach one of these sockets; the command line may name any."""
-    hosts = [str(name[0]) if isinstance(name, tuple) else f"unix:{name}" for name in names]
+    hosts = _hosts(names)
     try:
-        binding.refuse_beyond_loopback(_settings, hosts, f"Listening on {', '.join(hosts)}")
+        binding.refuse_beyond_loopback(_settings, _report, hosts, f"Listening on {', '.join(hosts)}")
     except SettingsError as problem:
         _refuse(problem)
+
+
+def _say_confinement(status: dict[str, Any], names: Iterable[object]) -> None:
+    """Log how kernels are confined, by the word of the nursery, which may have run before. End the start if it must.
+
+    Root's groups go, for a thread that acts as a student keeps them.
+    """
+    global _report  # noqa: PLW0603 - until now it was what the host offers; from now on what there is
+    layers = str(status.get("confinement", "none"))
+    _report = Report(layers.partition("+")[0], tuple(layers.split("+")[1:]), tuple(status.get("missing", ())))
+    _check_reach(names)
+    if _report.level == "none":
+        _log.warning("kernels_not_confined", missing="; ".join(_report.missing))
+        return
+    _log.info("kernels_confined", layers=layers, missing="; ".join(_report.missing))
+    os.setgroups([])
+
+
+def _check_redis(names: Iterable[object]) -> None:
+    """End the start if confined kernels of several users could all log in to Redis."""
+    if _report.level == "none" or not lets_anybody_in(_settings.redis_url):
+        return
+    why = "REDIS_URL names a Redis without a password, which every kernel can reach: give it one (requirepass)"
+    if binding.serves_several(_settings, _hosts(names)) and not _settings.unconfined:
+        _refuse(SettingsError(f"{why}."))
+    _log.warning("redis_is_open", why=why)
+
+
+def _hosts(names: Iterable[object]) -> list[str]:
+    return [str(name[0]) if isinstance(name, tuple) else f"unix:{name}" for name in names]
 
 
 def _raise_descriptor_limit() -> None:

@@ -60,7 +60,7 @@ class Host:
 
 
 def _check_length(runtime: Path) -> None:
-    longest = runtime / "k" / ("0" * KERNEL_ID_CHARS) / "s-5"
+    longest = runtime / "k" / ("0" * KERNEL_ID_CHARS) / "s" / "s-5"
     too_many = len(os.fsencode(longest)) - SOCKET_PATH_BYTES
     if not runtime.is_absolute():
         raise HostError(f"The runtime directory {runtime} must be given as an absolute path.")
@@ -72,9 +72,10 @@ def _check_length(runtime: Path) -> None:
 
 
 def _own_directory(path: Path) -> None:
-    """Make `path` with mode 0700, or check that it is a directory that only we can enter.
+    """Make `path` with mode 0700, or check that it is a directory that only we can look into.
 
-    An open one is refused and not closed: it could be /tmp, or somebody's home, named by mistake.
+    Confined kernels pass through some of them (0711). One that is open further is refused and not closed: it could be
+    /tmp, or somebody's home, named by mistake.
     """
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
@@ -83,7 +84,7 @@ def _own_directory(path: Path) -> None:
         raise HostError(f"{path} is not a directory: remove it or name another runtime directory.")
     if found.st_uid != os.geteuid():
         raise HostError(f"{path} belongs to user {found.st_uid}, not to {os.geteuid()}: name another one.")
-    if found.st_mode & 0o077:
+    if found.st_mode & 0o066:
         mode = f"{stat.S_IMODE(found.st_mode):04o}"
         raise HostError(f"{path} is open to others (mode {mode}): name one that only we can enter.")
 

@@ -16,6 +16,7 @@ T = TypeVar("T")
 Parser = Callable[[str], T]
 
 SECRET_BYTES = 32  # RFC 7518, section 3.2: an HS256 key is at least as long as the hash
+LEAST_UID, MOST_UID = 1_000, 2**31 - 1
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PAGE_ORIGIN = re.compile(
     r"(?P<scheme>https?)://(?:[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(?P<port>[1-9][0-9]{0,4}))?"
@@ -56,6 +57,14 @@ def number(low: float, high: float) -> Parser[float]:
         return value
 
     return parse
+
+
+def uid_range(text: str) -> tuple[int, int]:
+    """`first-last`, both above those that a machine gives to people and services."""
+    first, _, last = text.partition("-")
+    if not re.fullmatch(r"[0-9]{1,10}-[0-9]{1,10}", text) or not LEAST_UID <= int(first) <= int(last) <= MOST_UID:
+        raise ValueError(f"it must be two numbers from {LEAST_UID} to {MOST_UID} such as 200000-265535")
+    return int(first), int(last)
 
 
 def one_of(*words: str) -> Parser[str]:

@@ -70,7 +70,13 @@ class Settings:
         "KERNELRING_UNCONFINED",
         "0",
         parsers.flag,
-        "`1` says that everyone who can log in is trusted: listens beyond loopback",
+        "`1` says that everyone who can log in is trusted: serves them where kernels cannot be confined, too",
+    )
+    uids: tuple[int, int] = _setting(
+        "KERNELRING_UIDS",
+        "200000-265535",
+        parsers.uid_range,
+        "uids (and gids) that users are given, each one of their own; nobody else may have them",
     )
     runtime_dir: Path = _setting(  # noqa: RUF009 - a Path never changes
         "KERNELRING_RUNTIME_DIR",
@@ -187,6 +193,30 @@ class Settings:
     )
     spares: int = _setting(
         "KERNELRING_SPARES", "4", parsers.whole(0, 4), "Python kernels kept waiting for their user, 0 to 4"
+    )
+    kernel_memory_mib: int = _setting(
+        "KERNELRING_KERNEL_MEMORY_MIB",
+        "1024",
+        parsers.whole(128, 1_048_576),
+        "MiB of memory that a confined kernel, and each process that it starts, may have",
+    )
+    user_processes: int = _setting(
+        "KERNELRING_USER_PROCESSES",
+        "512",
+        parsers.whole(32, 1_000_000),
+        "processes and threads of a user whose kernels are confined (an idle kernel has about 12)",
+    )
+    kernel_files: int = _setting(
+        "KERNELRING_KERNEL_FILES",
+        "1024",
+        parsers.whole(128, 1_048_576),
+        "files and sockets that each process of a confined kernel may have open",
+    )
+    kernel_file_mib: int = _setting(
+        "KERNELRING_KERNEL_FILE_MIB",
+        "1024",
+        parsers.whole(1, 1_048_576),
+        "MiB of the largest file that a confined kernel may write",
     )
     kernel_env: tuple[str, ...] = _setting(
         "KERNELRING_KERNEL_ENV",

@@ -42,7 +42,7 @@ async def readyz(request: web.Request) -> web.Response:
         "epoch": ring.epoch,
         "members": [member.name for member in ring.members],
         "kernels": request.app[app_keys.HOUSE].holding,
-        "confinement": "none",
+        "confinement": nursery.confinement or "unknown",
     }
     return web.json_response(body, status=200 if status in ("ready", "degraded") else 503)
 

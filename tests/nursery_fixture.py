@@ -20,6 +20,7 @@ from typing import TypeVar
 
 from kernels import nursery_call
 from kernels.__main__ import main as kernels_command
+from kernels.confine.options import Options
 from kernels.nursery_client import Event, NurseryClient
 from kernels.records import SpawnOrder
 from kernels.supervisor import ensure_nursery, supervisor_runs
@@ -102,9 +103,11 @@ class Ear:
 
 
 @contextmanager
-def nursery(runtime: Path, grace_s: float = 120.0, warmth: Warmth | None = None) -> Iterator[Place]:
+def nursery(
+    runtime: Path, grace_s: float = 120.0, warmth: Warmth | None = None, confine: Options | None = None
+) -> Iterator[Place]:
     """A nursery, and afterwards the proof that nothing of it is left."""
-    ensure_nursery(runtime, grace_s, WITHIN_S, warmth)
+    ensure_nursery(runtime, grace_s, WITHIN_S, warmth, confine)
     place = Place(runtime)
     try:
         yield place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import zmq
@@ -42,7 +43,8 @@ class RingApp(IPKernelApp):
         # ipykernel leaves it at 1,000 messages, and what is more is dropped without a word (seen on a busy machine).
         # The owner notices, and asks for it again; but the recorder has less of it than can wait here.
         context.setsockopt(zmq.SNDHWM, self.send_messages)
-        with in_place_of("IOPubThread", Publisher):
+        pipe_path = f"{self.ip}-p" if self.transport == "ipc" else ""
+        with in_place_of("IOPubThread", partial(Publisher, pipe_path=pipe_path)):
             super().init_iopub(context)  # type: ignore[no-untyped-call]
         del context.sockopts[zmq.SNDHWM]  # for the sockets made after it
         socket = self.iopub_thread.socket

@@ -21,6 +21,7 @@ import zmq
 from ipykernel.ipkernel import IPythonKernel
 from jupyter_client.session import DELIM
 
+from kernels.inside.confined import offered_features, refused_debugging
 from kernels.inside.outputs import KeptOutputs
 from kernels.inside.recorder import Owner, Recorder, owner_of
 from kernels.inside.session import OWN_MESSAGES
@@ -40,6 +41,16 @@ class RingKernel(IPythonKernel):
         """The session's."""
         recorder: Recorder = self.session.recorder  # type: ignore[union-attr]
         return recorder
+
+    @property
+    def kernel_info(self) -> dict[str, Any]:
+        """As ipykernel's, with what a confined kernel has."""
+        found: dict[str, Any] = super().kernel_info
+        return found | {"supported_features": offered_features(found["supported_features"])}
+
+    async def do_debug_request(self, msg: dict[str, Any]) -> Any:
+        """As ipykernel's, where it may."""
+        return refused_debugging(msg) or await super().do_debug_request(msg)  # type: ignore[no-untyped-call]
 
     # -- arrivals. Both are called by ZMQStream for every message, in order, and may return what to await.
 

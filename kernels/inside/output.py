@@ -7,10 +7,15 @@ through one queue, and the IOPub thread alone takes from it.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
+import zmq
 from ipykernel import iostream
+from zmq.eventloop.zmqstream import ZMQStream
+
+PIPE_LINGER_MS = 3000  # as ipykernel's
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +28,33 @@ class Publisher(iostream.IOPubThread):
     come anywhere between setting `_woken` and the wake itself: then the wake is sent all the same (twice does no harm),
     because others may have read True meanwhile.
     """
+
+    def __init__(self, *args: Any, pipe_path: str = "", **given: Any) -> None:
+        self._pipe_path = pipe_path
+        super().__init__(*args, **given)  # type: ignore[no-untyped-call]
+
+    def _setup_pipe_in(self) -> None:
+        """As ipykernel's, on a socket beside the kernel's own: every user of the machine could connect to its port."""
+        if not self._pipe_path:
+            super()._setup_pipe_in()  # type: ignore[no-untyped-call]
+            return
+        self._pipe_uuid = os.urandom(16)
+        pipe = self.socket.context.socket(zmq.PULL)
+        pipe.linger = 0
+        pipe.bind(f"ipc://{self._pipe_path}")
+        self._pipe_in = ZMQStream(pipe, self.io_loop)
+        self._pipe_in.on_recv(self._handle_pipe_msg)
+
+    def _setup_pipe_out(self) -> tuple[zmq.Context[Any], zmq.Socket[bytes]]:
+        """As ipykernel's. In a process that the kernel has forked."""
+        if not self._pipe_path:
+            found: tuple[zmq.Context[Any], zmq.Socket[bytes]] = super()._setup_pipe_out()  # type: ignore[no-untyped-call]
+            return found
+        context = zmq.Context()
+        pipe = context.socket(zmq.PUSH)
+        pipe.linger = PIPE_LINGER_MS
+        pipe.connect(f"ipc://{self._pipe_path}")
+        return context, pipe
 
     def _setup_event_pipe(self) -> None:
         self._woken = False

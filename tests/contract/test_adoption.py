@@ -160,7 +160,7 @@ async def test_a_kernel_cannot_lead_its_adopter_to_another_address(
     first.let_go()
     second = await NurseryKernelManager.adopt(record, nurse, context)
     info = second.get_connection_info()
-    assert (info["transport"], info["ip"], info["shell_port"]) == ("ipc", str(record.directory / "s"), 1)
+    assert (info["transport"], info["ip"], info["shell_port"]) == ("ipc", str(record.directory / "s" / "s"), 1)
     async with talking(second) as talk:
         assert await said(talk, "print(1)") == "1"
     await second.shutdown_kernel(now=True)

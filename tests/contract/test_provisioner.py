@@ -67,7 +67,7 @@ async def test_a_kernel_started_through_the_manager_answers(
     assert record == await nurse.get(manager.kernel_id)
     assert stat.S_IMODE(manager.directory.stat().st_mode) & 0o777 == 0o700
     assert stat.S_IMODE((manager.directory / "connection.json").stat().st_mode) == 0o600
-    assert {path.name for path in manager.directory.iterdir()} >= {f"s-{number}" for number in range(1, 6)}
+    assert {path.name for path in (manager.directory / "s").iterdir()} >= {f"s-{number}" for number in range(1, 6)}
     await manager.shutdown_kernel()
 
 

@@ -19,7 +19,7 @@ WITHIN_S = 10.0
 @pytest.fixture
 def publisher() -> Iterator[Publisher]:
     context: zmq.Context[Any] = zmq.Context()
-    made = Publisher(context.socket(zmq.PUB))  # type: ignore[no-untyped-call]
+    made = Publisher(context.socket(zmq.PUB))
     made.start()  # type: ignore[no-untyped-call]
     yield made
     made.stop()  # type: ignore[no-untyped-call]

@@ -374,7 +374,7 @@ async def test_kernels_can_be_interrupted_though_the_starter_ignored_the_signal(
 
 
 async def test_a_nursery_that_cannot_be_is_reported_in_a_sentence(runtime_dir: Path) -> None:
-    with pytest.raises(NurseryUnavailable, match="longer than 64 bytes"):
+    with pytest.raises(NurseryUnavailable, match="longer than 62 bytes"):
         ensure_nursery(runtime_dir / ("x" * 64), 120, 1)
     runtime_dir.mkdir()
     (runtime_dir / "k").write_text("in the way")

@@ -60,7 +60,7 @@ def test_a_repr_does_not_show_the_secret(runtime_dir: Path) -> None:
 
 
 def test_a_path_too_long_for_its_sockets_is_refused(tmp_path: Path) -> None:
-    longest = 107 - len("/k/" + "0" * 36 + "/s-5")
+    longest = 107 - len("/k/" + "0" * 36 + "/s/s-5")
     fits = Path("/tmp") / ("x" * (longest - len("/tmp/")))
     with pytest.raises(HostError, match="1 bytes too long"):
         Host.open(fits.with_name(fits.name + "x"))

@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernels.confine.host import Report
 from server import bind
 from server.settings import Settings, SettingsError, table
 
 SECRET = "s" * 32
+OPEN = Report("none", missing=("the server does not run as root: start it as root",))
+CONFINED = Report("uids")
 
 
 def refusal(**environ: str) -> str:
@@ -144,13 +147,13 @@ def test_any_text_is_either_read_or_refused_in_one_line(variable: str, text: str
 
 
 def test_the_server_listens_on_loopback_only_by_default() -> None:
-    listening = bind.addresses(Settings(port=8001))
+    listening = bind.addresses(Settings(port=8001), OPEN)
     assert "127.0.0.1:8001" in listening
     assert all(bind.is_loopback(bind.host_of(each)) for each in listening)
 
 
 def test_trusting_everyone_opens_all_interfaces() -> None:
-    (listening,) = bind.addresses(Settings(unconfined=True))
+    (listening,) = bind.addresses(Settings(unconfined=True), OPEN)
     assert listening in {"[::]:8000", "0.0.0.0:8000"}
 
 
@@ -159,11 +162,23 @@ def test_trusting_everyone_opens_all_interfaces() -> None:
 )
 def test_other_machines_are_refused_while_kernels_are_not_confined(address: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        bind.addresses(Settings(bind=("127.0.0.1:1", address)))
+        bind.addresses(Settings(bind=("127.0.0.1:1", address)), OPEN)
     assert "KERNELRING_BIND=" in str(caught.value)
-    assert "not confined" in str(caught.value)
+    assert "start it as root" in str(caught.value)
     assert "KERNELRING_UNCONFINED=1" in str(caught.value)
-    assert bind.addresses(Settings(bind=(address,), unconfined=True))
+    assert bind.addresses(Settings(bind=(address,), unconfined=True), OPEN)
+    assert bind.addresses(Settings(bind=(address,)), CONFINED)
+
+
+def test_a_proxy_on_loopback_means_several_users() -> None:
+    with pytest.raises(SettingsError, match="KERNELRING_UNCONFINED=1"):
+        bind.addresses(Settings(behind_tls=True), OPEN)
+    assert bind.addresses(Settings(behind_tls=True), CONFINED)
+
+
+@pytest.mark.parametrize("text", ["0-70000", "200000", "300000-200000", "-1-5", "200000-2147483648", "a-b", "1000-1e5"])
+def test_uids_that_could_be_somebodys_are_refused(text: str) -> None:
+    assert "KERNELRING_UIDS" in refusal(KERNELRING_UIDS=text)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +187,7 @@ def test_other_machines_are_refused_while_kernels_are_not_confined(address: str)
 )
 def test_guests_are_refused_from_other_machines_even_so(settings: Settings) -> None:
     with pytest.raises(SettingsError, match="KERNELRING_GUESTS=1"):
-        bind.addresses(settings)
+        bind.addresses(settings, CONFINED)
 
 
 @pytest.mark.parametrize(
@@ -187,4 +202,4 @@ def test_guests_are_refused_from_other_machines_even_so(settings: Settings) -> N
     ],
 )
 def test_an_address_without_a_port_gets_the_port(given: str, used: str) -> None:
-    assert bind.addresses(Settings(bind=(given,))) == [used]
+    assert bind.addresses(Settings(bind=(given,)), OPEN) == [used]

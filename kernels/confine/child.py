@@ -1,0 +1,95 @@
+"""What a kernel's process does to itself before any of its user's code.
+
+Owns the order of it. It runs in a forked child with one thread, as root, and when it is through the process has no
+way back. Every step that fails ends the start of that kernel: none is skipped.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+from contextlib import suppress
+from typing import Final
+
+from kernels.confine import landlock, seccomp
+from kernels.confine.options import Room, Walls
+
+_SET_DUMPABLE, _SET_NO_NEW_PRIVS = 4, 38
+_PRCTL: Final = ctypes.CDLL(None, use_errno=True).prctl
+
+
+class ConfineError(Exception):
+    """A layer has failed; the text says which and why."""
+
+
+class Fitting:
+    """The walls, as one process puts them up. What does not depend on the kernel can be done before it is known."""
+
+    def __init__(self, walls: Walls) -> None:
+        self._walls = walls
+        self._ruleset = -1
+        self._filtered = not walls.seccomp
+
+    def prepare(self) -> None:
+        """In a spare that waits. What fails here fails again, and then counts, in `enter`."""
+        with suppress(OSError):
+            self._make_ruleset()
+            self._filter()
+
+    def enter(self, room: Room) -> None:
+        """Confines this process to a room. Raises ConfineError; the process must end then."""
+        step = "limits"
+        try:
+            for what, most in self._walls.limits:
+                resource.setrlimit(what, (most, most))
+            step = "groups"
+            os.setgroups([])
+            step = "Landlock"
+            self._make_ruleset()
+            self._open_room(room)
+            step = "seccomp"
+            self._filter()
+            step = "Landlock"
+            if self._walls.landlock:
+                landlock.restrict(self._ruleset, self._walls.landlock)
+                os.close(self._ruleset)
+            step = f"uid {room.uid}"
+            os.setresgid(room.uid, room.uid, room.uid)
+            os.setresuid(room.uid, room.uid, room.uid)
+            _prctl(_SET_DUMPABLE, 0)
+        except (OSError, ValueError) as error:
+            raise ConfineError(f"{step}: {getattr(error, 'strerror', None) or error}") from error
+        os.umask(0o077)
+        if not os.path.isdir(room.packages):  # noqa: PTH112 (as cheap as can be)
+            with suppress(
+                OSError
+            ):  # no layer: Python would not look again into a directory that was not there at first
+                os.makedirs(room.packages, exist_ok=True)  # noqa: PTH103
+
+    def _filter(self) -> None:
+        """What the filter refuses no step of ours needs, so it may come first. Takes longer than all others."""
+        _prctl(_SET_NO_NEW_PRIVS, 1)
+        if not self._filtered:
+            seccomp.load(self._walls.seccomp)
+            self._filtered = True
+
+    def _make_ruleset(self) -> None:
+        walls = self._walls
+        if walls.landlock and self._ruleset < 0:
+            made = landlock.create(walls.landlock)
+            landlock.allow_reading(made, walls.landlock, walls.readable)
+            landlock.allow_devices(made, walls.landlock, walls.devices)
+            landlock.allow_writing(made, walls.landlock, walls.writable)
+            self._ruleset = made
+
+    def _open_room(self, room: Room) -> None:
+        if self._walls.landlock:
+            landlock.allow_reading(self._ruleset, self._walls.landlock, [room.directory])
+            landlock.allow_writing(self._ruleset, self._walls.landlock, room.writable)
+
+
+def _prctl(what: int, value: int) -> None:
+    if _PRCTL(what, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

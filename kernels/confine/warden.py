@@ -1,0 +1,136 @@
+"""The nursery's side of confinement: a room for each kernel, and what there is to do when it has started or ended.
+
+Owns the step from an order to the order that is carried out in a room. Runs in the nursery's one thread.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from kernels.confine import folders
+from kernels.confine.folders import FolderError
+from kernels.confine.host import Report
+from kernels.confine.options import Options, Room, Walls
+from kernels.confine.uids import Uids, UidsError
+from kernels.errors import SpawnRefused
+from kernels.inside.confined import CONFINED
+from kernels.records import SpawnOrder
+
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (looked through, and nothing is made there)
+_OF_THE_SERVER: Final = frozenset(
+    {"IPYTHONDIR", "MPLCONFIGDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"}
+)
+"""Directories that a kernel could not write to; without the variables they are in its HOME."""
+
+log = structlog.get_logger(__name__)
+
+
+class Warden:
+    """Confines the kernels of one nursery, if the host offers anything (`confines`)."""
+
+    def __init__(self, options: Options, report: Report, walls: Walls, runtime: Path) -> None:
+        self.report = report
+        self.walls = walls
+        self._notebooks = options.notebooks.resolve()
+        self._first, self._last = options.uids
+        self._uids = Uids(self._notebooks, *options.uids)
+        if self.confines:
+            self._notebooks.mkdir(mode=0o711, parents=True, exist_ok=True)
+            for directory in (runtime, runtime / "k", self._notebooks):
+                folders.open_way(directory)
+
+    @property
+    def confines(self) -> bool:
+        """Whether there is a level that it could confine at."""
+        return self.report.level != "none"
+
+    def admit(self, order: SpawnOrder) -> tuple[SpawnOrder, Room]:
+        """The order as it is to be carried out, and a room for it with all that it needs. Raises SpawnRefused."""
+        home = self._home(order)
+        try:
+            uid = self._uids.of(order.user, home.name)
+            folders.give_home(home, uid)
+            folders.give_kernel(order.directory, uid)
+        except (UidsError, FolderError) as error:
+            raise SpawnRefused(str(error)) from error
+        except OSError as error:
+            raise SpawnRefused(f"the kernel's directories cannot be made its own: {error}") from error
+        room = Room(uid, str(home), str(order.directory))
+        return replace(order, env=_environment(order, room)), room
+
+    def seal(self, directory: Path) -> bool:
+        """Closes the directory of a kernel's sockets when all are there. Whether it is closed. Raises OSError."""
+        uid = self._uid_of(directory)
+        return not uid or folders.seal(directory, uid)
+
+    def left(self, directory: Path) -> None:
+        """The last kernel of a user has ended: so does what it has left running, and its shared memory goes.
+
+        Raises OSError.
+        """
+        if uid := self._uid_of(directory):
+            _kill_all_of(uid)
+            _forget_shared_memory(uid)
+
+    def _uid_of(self, directory: Path) -> int:
+        """Whose kernel this is, by the group that `admit` gave its directory; 0 if it was not confined, or is gone."""
+        try:
+            group = directory.lstat().st_gid
+        except FileNotFoundError:
+            return 0
+        return group if self._first <= group <= self._last else 0
+
+    def _home(self, order: SpawnOrder) -> Path:
+        """The user's directory: the one in the notebooks in which the kernel starts, itself or further below."""
+        inside = order.cwd.parts[: len(self._notebooks.parts) + 1]
+        home = Path(*inside) if inside else order.cwd
+        if home.parent != self._notebooks or home.name.startswith(".") or ".." in order.cwd.parts:
+            raise SpawnRefused(f"{order.cwd} is not in a user's directory in {self._notebooks}")
+        return home
+
+
+def _environment(order: SpawnOrder, room: Room) -> dict[str, str]:
+    """The kernel's, with a home of its own in it."""
+    kept = {name: value for name, value in order.env.items() if name not in _OF_THE_SERVER}
+    known = kept.get("PYTHONPATH")
+    own = {
+        "HOME": room.home,
+        "USER": order.user,
+        "LOGNAME": order.user,
+        "TMPDIR": f"{room.directory}/t",
+        CONFINED: "1",
+        # Its arena is counted as data when it is committed at once, and then pyarrow does not start.
+        "MIMALLOC_ARENA_EAGER_COMMIT": "0",
+        "PYTHONPATH": f"{known}:{room.packages}" if known else room.packages,
+    }
+    if sys.prefix != sys.base_prefix:  # in a virtual environment pip knows no packages of a user's own
+        own["PIP_PREFIX"] = f"{room.home}/.local"
+    return kept | own
+
+
+def _kill_all_of(uid: int) -> None:
+    """Whatever runs as the uid, however it came loose. A child does it: kill(-1) of a uid reaches that uid alone."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setresuid(uid, uid, uid)
+            os.kill(-1, signal.SIGKILL)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def _forget_shared_memory(uid: int) -> None:
+    for path in _SHARED_MEMORY.iterdir():
+        try:
+            if path.lstat().st_uid == uid:
+                path.unlink()
+        except OSError as error:
+            log.info("shared_memory_left", path=path.name, error=str(error))
