@@ -142,9 +142,9 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     house = House(nursery, context, ownership, options)
     app[app_keys.MEMBERSHIP], app[app_keys.OWNERSHIP], app[app_keys.PEERS] = membership, ownership, peers
     app[app_keys.NURSERY], app[app_keys.HOUSE] = nursery, house
-    app[app_keys.IDENTITIES] = Identities(settings, lambda: nursery.confinement)
+    app[app_keys.IDENTITIES] = identities = Identities(settings, lambda: nursery.confinement)
     places = Places(settings.notebooks, host.runtime / "c", settings.quota_mib, settings.course)
-    app[app_keys.CONTENTS] = contents = Contents(places, lambda: membership.ring.epoch)
+    app[app_keys.CONTENTS] = contents = Contents(places, lambda: membership.ring.epoch, identities.home)
     app[app_keys.EXECUTIONS] = Executions(house, lambda: membership.ring.epoch, contents)
     app[app_keys.STOPPING] = asyncio.Event()
 

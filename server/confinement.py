@@ -7,6 +7,7 @@ What confines kernels is the nursery; this module starts nothing and decides on 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,6 +94,23 @@ def as_user(identity: Identity | None) -> Iterator[None]:
     before = (_LIBC.setfsuid(_ASK), _LIBC.setfsgid(_ASK))
     try:
         _take_on(identity.uid, identity.gid)
+        yield
+    finally:
+        _take_on(*before)
+
+
+@contextmanager
+def as_server() -> Iterator[None]:
+    """Within `as_user`, for what the server keeps outside of users' directories: this thread is the server again.
+
+    Nothing below a user's directory may be touched in it.
+    """
+    before = (_LIBC.setfsuid(_ASK), _LIBC.setfsgid(_ASK))
+    if before == (os.geteuid(), os.getegid()):
+        yield
+        return
+    try:
+        _take_on(os.geteuid(), os.getegid())
         yield
     finally:
         _take_on(*before)

@@ -141,8 +141,10 @@ class Uids:
             with suppress(FileExistsError):
                 folder.mkdir(mode=0o700)
             found = folder.lstat()
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
                 raise UidsError(f"{folder} is not a private directory of this server")
+            if found.st_mode & 0o055:  # made by a part of the server that keeps nothing from readers
+                folder.chmod(0o700)
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise UidsError(f"{folder} cannot be used: {error.strerror}") from error

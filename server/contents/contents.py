@@ -2,7 +2,8 @@
 
 `Contents` owns who may touch which files when, and nothing of HTTP: each call is one operation for one user, done in a
 thread. Writing operations take turns: in this worker by the user's desk, on this host by the ledger. What an operation
-does with files is in `operations.py`; what the course adds is there, too.
+does with files is in `operations.py`; what the course adds is there, too. All of it is done as the user whose files
+they are, where kernels are confined: what they made is theirs, and a link of theirs leads where they could go.
 
 Raises ApiError for whatever is the caller's mistake, for a full disk, and for a lock that does not come free;
 ClaimRefused when this worker is not the owner any more, which the handlers of `server/owned.py` know what to do with.
@@ -21,8 +22,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 import structlog
 from nbformat import NotebookNode
 
+from kernels.errors import NurseryUnavailable
 from server import workdir
-from server.api_errors import ApiError
+from server.api_errors import ApiError, api_error
+from server.confinement import Identity, as_user
 from server.contents import operations, welcome
 from server.contents.course import Course
 from server.contents.desks import Desk, Desks
@@ -35,6 +38,7 @@ from server.contents.refusals import answer
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+Home = Callable[[str], tuple[Path, Identity | None]]
 
 THREADS: Final = 16
 
@@ -57,10 +61,13 @@ class Places:
 
 
 class Contents:
-    """All users' files. `epoch`: of this worker's ring, which says whose turn it is between two workers."""
+    """All users' files. `epoch`: of this worker's ring, which says whose turn it is between two workers.
 
-    def __init__(self, places: Places, epoch: Callable[[], int]) -> None:
-        self._places, self._epoch = places, epoch
+    `home`: the user's directory and identity on this machine; called in threads.
+    """
+
+    def __init__(self, places: Places, epoch: Callable[[], int], home: Home) -> None:
+        self._places, self._epoch, self._home = places, epoch, home
         self._course = Course(places.course, places.notebooks / OURS / "!course") if places.course else None
         self._desks = Desks(lambda user: Usage(places.notebooks / workdir.directory_name(user), places.quota_mib))
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="contents")
@@ -178,7 +185,8 @@ class Contents:
             if welcome.is_welcomed(self._state(user)):
                 return
             with held(ledger_path(self._places.ledgers, user), epoch):
-                self._done(user, desk, lambda room: welcome.fill(room.files, self._state(user)))
+                self._done(user, desk, lambda room: welcome.fill(room.files))
+                welcome.keep_in_mind(self._state(user))
 
         async with desk.turn:
             if desk.is_settled:
@@ -194,10 +202,13 @@ class Contents:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _done(self, user: str, desk: Desk, work: Callable[[Room], T]) -> T:
-        """Run `work` in this thread, on files opened for it; errors that are answers become ApiErrors."""
-        root = workdir.user_directory(self._places.notebooks, user).resolve()
+        """Run `work` in this thread, as the user and on files opened for it; errors that are answers become ApiErrors.
+
+        What `work` is given from outside of the user's directory is open already, or opened `as_server`.
+        """
+        root, identity = self._whereabouts(user)
         try:
-            with Files(root, self._state(user), desk.usage.grow) as files:
+            with as_user(identity), Files(root, self._state(user), desk.usage.grow) as files:
                 course = self._course.open() if self._course else None
                 try:
                     return work(Room(files, course))
@@ -209,6 +220,14 @@ class Contents:
             if said is None:
                 raise
             raise said from error
+
+    def _whereabouts(self, user: str) -> tuple[Path, Identity | None]:
+        try:
+            home, identity = self._home(user)
+        except NurseryUnavailable as error:
+            log.warning("home_unavailable", user=user, why=str(error))
+            raise api_error(503, "Your files cannot be opened just now. Try again in a moment.", "home") from error
+        return home.resolve(), identity
 
     def _state(self, user: str) -> Path:
         """What is kept about a user outside their directory. No user's directory can have this name."""

@@ -3,6 +3,9 @@
 What a model looks like, what a notebook is, trust and checkpoints are jupyter_server's; how bytes get from and to the
 disk is `beneath.py`'s. One instance serves one operation, in one thread, and is closed with it: neither it nor its
 signature database is shared. It has no lock: whoever calls it to write holds the user's.
+
+The thread touches the user's files as the user (`server/confinement.py`), and the database, which is not theirs, as
+the server.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from nbformat.sign import NotebookNotary
 from tornado.web import HTTPError
 from traitlets import Instance
 
+from server.confinement import as_server
 from server.contents import listing
 from server.contents.beneath import Beneath
 from server.contents.checkpoints import Checkpoints
@@ -65,19 +69,31 @@ class Files(_Base):  # type: ignore[misc]
 
     def __exit__(self, *_: object) -> None:
         self.beneath.__exit__()
-        for notary in self._notaries:
-            notary.close()
+        with as_server():
+            for notary in self._notaries:
+                notary.close()
 
     def emit(self, data: Any) -> None:
         """Events of jupyter_server's bus: nobody listens to this instance's."""
 
     def _notary_default(self) -> Any:
         """Opened when first needed: it is a database. Another user's trust is none here."""
-        self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        notary = _Notary(data_dir=str(self._state), log=self.log)
-        self._notaries.append(notary)
-        notary.__enter__()
+        with as_server():
+            self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            notary = _Notary(data_dir=str(self._state), log=self.log)
+            self._notaries.append(notary)
+            notary.__enter__()
         return notary
+
+    def check_and_sign(self, nb: Any, path: str = "", **more: Any) -> None:
+        """Sign a notebook that is about to be saved, if all of it is trusted."""
+        with as_server():
+            super().check_and_sign(nb, path, **more)
+
+    def mark_trusted_cells(self, nb: Any, path: str = "") -> None:
+        """Mark a notebook that was read, if it was signed."""
+        with as_server():
+            super().mark_trusted_cells(nb, path)
 
     # -- paths ----------------------------------------------------------------------------------------------------
 
@@ -98,6 +114,10 @@ class Files(_Base):  # type: ignore[misc]
             yield
         except OSError as error:
             raise refusal(error, self.api_path(os_path) if os_path else "") from error
+
+    def is_writable(self, path: str) -> bool:
+        """Whether the user can write there; the identity that counts is this thread's, which jupyter_server ignores."""
+        return os.access(self._get_os_path(path), os.W_OK, effective_ids=True)
 
     # -- bytes ----------------------------------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ def _entry(files: Files, folder: int, path: str, name: str) -> dict[str, Any] | 
         return None
     kind = "directory" if stat.S_ISDIR(target.st_mode) else "notebook" if name.endswith(".ipynb") else "file"
     model = _model(where, kind, found)
-    model["writable"] = os.access(name, os.W_OK, dir_fd=folder)
+    model["writable"] = os.access(name, os.W_OK, dir_fd=folder, effective_ids=True)
     return model
 
 

@@ -25,7 +25,13 @@ def is_welcomed(state: Path) -> bool:
     return (state / MARK).exists()
 
 
-def fill(files: Files, state: Path) -> None:
+def keep_in_mind(state: Path) -> None:
+    """There is nothing more to do for this user."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (state / MARK).touch(mode=0o600)
+
+
+def fill(files: Files) -> None:
     """Fill a new user's empty folder. Killed at any moment, the next call finishes it."""
     beneath, root = files.beneath, files.beneath.root
     if not (root / _READY).is_dir() and not listing.entries(files, ""):
@@ -40,8 +46,6 @@ def fill(files: Files, state: Path) -> None:
             if os.path.lexists(root / _READY / name) and not os.path.lexists(root / name):
                 beneath.rename(f"{_READY}/{name}", name)
         beneath.remove(_READY)
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (state / MARK).touch(mode=0o600)
 
 
 def notebooks() -> dict[str, bytes]:

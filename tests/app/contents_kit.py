@@ -86,7 +86,11 @@ async def _somebody(request: web.Request, handler: Any) -> web.StreamResponse:
 async def desk_in(root: Path, *, welcome: bool = False, **places: Any) -> AsyncIterator[Desk]:
     """A worker on `root`. Without `welcome`, users are no new ones."""
     epoch = [1]
-    contents = Contents(Places(root / "notebooks", root / "c", **places), lambda: epoch[0])
+    contents = Contents(
+        Places(root / "notebooks", root / "c", **places),
+        lambda: epoch[0],
+        lambda user: (workdir.user_directory(root / "notebooks", user), None),
+    )
     if not welcome:
         for user in ("ada", "bob"):
             state = contents._state(user)

@@ -62,7 +62,10 @@ async def pages_in(root: Path, **settings: Any) -> AsyncIterator[Pages]:
     app = web.Application(middlewares=[json_errors, _somebody], client_max_size=4 * 2**20)
     epochs = itertools.count(1)
     app[app_keys.SETTINGS] = Settings(notebooks=root / "notebooks", **settings)
-    app[app_keys.CONTENTS] = contents = Contents(Places(root / "notebooks", root / "c"), lambda: next(epochs))
+    places = Places(root / "notebooks", root / "c")
+    app[app_keys.CONTENTS] = contents = Contents(
+        places, lambda: next(epochs), lambda user: (user_directory(places.notebooks, user), None)
+    )
     app[FRONTEND] = Frontend(root / "notebooks", root / "static", _read)
     app[events.EVENTS], app[nbconvert.EXPORTS] = {}, nbconvert.Exports()
     app.router.add_routes([web.route(method, path, handler) for method, path, handler in ROUTES])
