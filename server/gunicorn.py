@@ -138,7 +138,8 @@ def _check_reach(names: Iterable[object]) -> None:
 def _say_confinement(status: dict[str, Any], names: Iterable[object]) -> None:
     """Log how kernels are confined, by the word of the nursery, which may have run before. End the start if it must.
 
-    Root's groups go, for a thread that acts as a student keeps them.
+    Root's groups go, for a thread that acts as a student keeps them; and as what a kernel makes, what such a thread
+    makes is for nobody else to read.
     """
     global _report  # noqa: PLW0603 - until now it was what the host offers; from now on what there is
     layers = str(status.get("confinement", "none"))
@@ -149,6 +150,7 @@ def _say_confinement(status: dict[str, Any], names: Iterable[object]) -> None:
         return
     _log.info("kernels_confined", layers=layers, missing="; ".join(_report.missing))
     os.setgroups([])
+    os.umask(0o077)
 
 
 def _check_redis(names: Iterable[object]) -> None:

@@ -226,7 +226,8 @@ class Contents:
             home, identity = self._home(user)
         except NurseryUnavailable as error:
             log.warning("home_unavailable", user=user, why=str(error))
-            raise api_error(503, "Your files cannot be opened just now. Try again in a moment.", "home") from error
+            said = "Your files cannot be opened just now. Try again in a moment."
+            raise api_error(503, said, "home", headers={"Retry-After": "1"}) from error
         return home.resolve(), identity
 
     def _state(self, user: str) -> Path:

@@ -1,0 +1,206 @@
+"""Files of confined students: the server touches them as the student, so both have the same files and the same rights.
+
+Everything that is attacked belongs to the installation that the test has made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from kernels.confine.uids import Uids
+from local.stack import Stack
+from local.student import Student
+from tests.cluster.confined import attempts, confined_stack, student, told
+
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning"),  # this client's, about itself
+]
+
+FILES: Final = "/api/contents"
+SECRET: Final = "of root alone"
+CELL: Final = """
+import os, time
+print("half", flush=True)
+while not os.path.exists("gate"):
+    time.sleep(0.05)
+print("end")
+"""
+
+
+@pytest.fixture(scope="module")
+def confining() -> Iterator[Stack]:
+    with tempfile.TemporaryDirectory(prefix="kr-course-") as course:
+        Path(course).chmod(0o755)
+        Path(course, "task.txt").write_text("add 1 and 2")
+        with confined_stack(KERNELRING_COURSE=course, KERNELRING_QUOTA_MIB="4") as stack:
+            yield stack
+
+
+def text(content: str) -> dict[str, str]:
+    return {"type": "file", "format": "text", "content": content}
+
+
+def notebook(*cells: dict[str, Any]) -> dict[str, Any]:
+    content = {"cells": list(cells), "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    return {"type": "notebook", "format": "json", "content": content}
+
+
+def cell(source: str, outputs: list[dict[str, Any]]) -> dict[str, Any]:
+    shared = {"cell_type": "code", "id": "a", "execution_count": None}
+    return shared | {"metadata": {"trusted": True}, "source": source, "outputs": outputs}
+
+
+def home_of(stack: Stack, user: str) -> Path:
+    return stack.directory / "notebooks" / user
+
+
+def owners(folder: Path) -> set[tuple[int, int]]:
+    """Of a folder and all that is below it."""
+    found = [folder.lstat(), *(path.lstat() for path in folder.rglob("*"))]
+    return {(each.st_uid, each.st_gid) for each in found}
+
+
+def uid_of(stack: Stack, user: str) -> int:
+    uid = Uids(stack.directory / "notebooks", 200_000, 265_535).known(user)
+    assert uid is not None
+    return uid
+
+
+async def put(who: Student, path: str, model: dict[str, Any], status: int = 201) -> Any:
+    code, said, _ = await who.call("PUT", f"{FILES}/{path}", model)
+    assert code == status, said
+    return said
+
+
+async def content(who: Student, path: str) -> Any:
+    code, model, _ = await who.call("GET", f"{FILES}/{path}")
+    assert code == 200, model
+    return model["content"]
+
+
+async def written(who: Student, path: str, end: str) -> None:
+    """Returns once what the first cell of a notebook has printed ends so."""
+    async with asyncio.timeout(60):
+        while True:
+            outputs = (await content(who, path))["cells"][0]["outputs"]
+            if "".join(each["text"] for each in outputs).endswith(end):
+                return
+            await asyncio.sleep(0.1)
+
+
+async def test_a_student_without_a_kernel_owns_what_the_server_makes_for_them(confining: Stack) -> None:
+    async with Student(confining.url, confining.token("new")) as new:
+        listed = [each["name"] for each in await content(new, "")]
+        assert "Welcome.ipynb" in listed
+        await put(new, "week", {"type": "directory"})
+        await put(new, "week/a.txt", text("one"))
+        await put(new, "week/large.txt", text("two, ") | {"chunk": 1})
+        await put(new, "week/large.txt", text("three") | {"chunk": -1})
+        assert (await new.call("POST", f"{FILES}/week/a.txt/checkpoints"))[0] == 201
+        assert (await new.call("POST", f"{FILES}/week", {"copy_from": "week/a.txt"}))[0] == 201
+        assert (await new.call("POST", FILES, {"copy_from": "week"}))[0] == 201
+        assert (await new.call("POST", f"{FILES}/week", {"type": "notebook"}))[0] == 201
+        assert await content(new, "course/task.txt") == "add 1 and 2"
+        uid = uid_of(confining, "new")
+        home = home_of(confining, "new")
+        assert (home / "course" / "task.txt").exists()
+        assert owners(home) == {(uid, uid)}
+        assert not [path for path in (home, *home.rglob("*")) if path.stat().st_mode & 0o077]
+        assert (await new.call("DELETE", f"{FILES}/week/large.txt"))[0] == 204
+        code, said, _ = await new.call("PUT", f"{FILES}/big.txt", text("x" * (5 << 20)))
+        assert (code, "4 MiB" in said["message"]) == (507, True)
+
+
+async def test_what_is_kept_of_a_student_is_the_servers_alone(confining: Stack) -> None:
+    drawn = {"output_type": "display_data", "metadata": {}, "data": {"text/html": "<b>1</b>"}}
+    async with Student(confining.url, confining.token("ann")) as ann:
+        await put(ann, "signed.ipynb", notebook(cell("1", [drawn])))
+        assert (await content(ann, "signed.ipynb"))["cells"][0]["metadata"]["trusted"] is True
+    state = confining.directory / "notebooks" / ".kernelring" / "ann"
+    assert {"welcomed", "nbsignatures.db", "notebook_secret"} <= {path.name for path in state.iterdir()}
+    for folder in (state, confining.runtime / "c"):
+        assert owners(folder) == {(0, 0)}
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(state.parent.stat().st_mode) == 0o700
+
+
+async def test_cells_and_the_contents_api_have_the_same_files(confining: Stack) -> None:
+    async with student(confining, "ann") as ann:
+        await put(ann, "data.txt", text("uploaded"))
+        assert await told(ann, "print(open('data.txt').read())") == "uploaded"
+        await told(ann, "open('data.txt', 'w').write('by a cell'); open('new.txt', 'w').write('made by a cell')")
+        assert await content(ann, "data.txt") == "by a cell"
+        await put(ann, "new.txt", text("and by the page"), 200)
+        assert await told(ann, "print(open('new.txt').read())") == "and by the page"
+        code, body, _ = await ann.call("GET", "/files/new.txt")
+        assert (code, body) == (200, "and by the page")
+        await told(ann, "import os\nos.chmod('new.txt', 0o400)")
+        assert (await ann.call("GET", f"{FILES}/new.txt?content=0"))[1]["writable"] is False
+        await told(ann, "os.chmod('new.txt', 0)")
+        for path in (f"{FILES}/new.txt", "/files/new.txt"):
+            assert (await ann.call("GET", path))[0] == 403
+        await told(ann, "os.remove('new.txt')")
+
+
+async def test_a_link_to_what_is_not_the_students_leads_nowhere(confining: Stack) -> None:
+    """Hard links, too: one that the kernel would refuse a cell is made here, as where `protected_hardlinks` is off."""
+    private = confining.directory / "private.txt"
+    private.write_text(SECRET)
+    private.chmod(0o600)
+    async with student(confining, "ann") as ann, student(confining, "bob") as bob:
+        await put(ann, "diary.txt", text("secret"))
+        home = home_of(confining, "bob")
+        diary = home_of(confining, "ann") / "diary.txt"
+        tries = {name: f"os.link('{path}', 'x-{name}.txt')" for name, path in (("a", diary), ("b", private))}
+        found = await attempts(bob, tries, "import os")
+        assert not [what for what in found.values() if what.startswith("GOT")], found
+        await told(bob, f"os.symlink('{diary}', 'a.txt'); os.symlink('{private}', 'b.txt')\n"
+                   f"os.symlink('{diary.parent}', 'ann')")  # fmt: skip
+        os.link(diary, home / "c.txt")
+        os.link(private, home / "d.txt")
+        for path, refused in (("a.txt", 404), ("b.txt", 404), ("ann/diary.txt", 404), ("c.txt", 403), ("d.txt", 403)):
+            for asked in (f"{FILES}/{path}", f"/files/{path}"):
+                code, said, _ = await bob.call("GET", asked)
+                assert (code, "secret" in str(said), SECRET in str(said)) == (refused, False, False), asked
+            assert (await bob.call("POST", FILES, {"copy_from": path}))[0] == refused, path
+        assert (await bob.call("POST", f"{FILES}/d.txt/checkpoints"))[0] == 403
+        await put(bob, "c.txt", text("mine"), 200)  # another file, in its place
+        await put(bob, "d.txt", text("mine"), 200)
+        assert await content(bob, "d.txt") == "mine"
+        assert (diary.read_text(), private.read_text()) == ("secret", SECRET)
+        assert (home / "d.txt").stat().st_uid == uid_of(confining, "bob")
+
+
+async def test_what_nobody_is_there_to_see_is_written_as_the_student(confining: Stack) -> None:
+    async with student(confining, "ann") as ann:
+        await put(ann, "one.ipynb", notebook(cell(CELL, [])))
+        await ann.close()
+        asked = {"code": CELL, "metadata": {"cell_id": "a", "document_path": "one.ipynb"}}
+        code, said, _ = await ann.call("POST", f"/api/kernels/{ann.kernel_id}/execute", asked)
+        assert code == 202, said
+        await put(ann, "gate", text(""))
+        await written(ann, "one.ipynb", "end\n")
+        found = (home_of(confining, "ann") / "one.ipynb").stat()
+        assert (found.st_uid, found.st_gid) == (uid_of(confining, "ann"),) * 2
+        await ann.open()
+        assert "end" in await told(ann, "print(open('one.ipynb').read())")
+
+
+async def test_files_of_a_directory_that_is_somebody_elses_are_refused(confining: Stack) -> None:
+    home = home_of(confining, "eve")
+    home.mkdir(mode=0o700)
+    os.chown(home, 65534, 65534)
+    async with Student(confining.url, confining.token("eve")) as eve:
+        code, said, headers = await eve.call("GET", FILES)
+        assert (code, str(home) in str(said), "Retry-After" in headers) == (503, False, True)
+        assert list(home.iterdir()) == []
+    assert "65534" in confining.events("home_unavailable")[-1]["why"]
