@@ -102,6 +102,10 @@ class Contents:
         """Open a file for a download; the caller closes it."""
         return Opened(*await self._read(user, lambda room: operations.open_file(room, path)))
 
+    async def identity(self, user: str) -> Identity | None:
+        """Who the user is on this machine, for a process that works for them; None: whoever the server is."""
+        return await self._in_thread(lambda: self._whereabouts(user)[1])
+
     async def checkpoints(self, user: str, path: str) -> list[Model]:
         """The checkpoints of a file."""
         return await self._read(user, lambda room: operations.checkpoints(room, path))

@@ -1,14 +1,16 @@
-"""The program that turns a notebook into another format: `python -m server.frontend.export FORMAT NAME`.
+"""The program that turns a notebook into another format: `python -m server.frontend.export FORMAT NAME [UID GID]`.
 
 Run by `nbconvert.py`, one process for each conversion, so that a notebook that never ends or eats memory harms nobody.
 Reads the notebook from standard input; writes one line of JSON (`{"mime", "name"}`, or `{"error"}`) and then the bytes.
-It opens no file of the user's.
+It opens no file of the user's. What is in a notebook decides which exporter runs and what that does, so where kernels
+are confined it runs as the user, too.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import resource
 import sys
 import zipfile
@@ -19,8 +21,13 @@ MEMORY_BYTES: Final = 1024 * 2**20
 CPU_S: Final = 60
 
 
-def main(kind: str, name: str) -> None:
+def main(kind: str, name: str, *identity: str) -> None:
     """Convert standard input."""
+    if identity:
+        uid, gid = map(int, identity)
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
     try:
@@ -59,4 +66,4 @@ def _zipped(name: str, body: bytes, pictures: dict[str, Any]) -> bytes:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

@@ -20,6 +20,7 @@ from aiohttp import hdrs, web
 
 from server import app_keys
 from server.api_errors import api_error
+from server.confinement import Identity
 from server.frontend.files import attachment
 from server.frontend.headers import NOSNIFF, sandboxed
 from server.login_page import redirect
@@ -58,8 +59,13 @@ class Exports:
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._coming = 0
 
-    async def run(self, kind: str, name: str, notebook: bytes) -> tuple[dict[str, str], bytes]:
-        """(what it is, its bytes). Raises ApiError (503 when too many wait, 500 when it cannot be converted)."""
+    async def run(
+        self, kind: str, name: str, notebook: bytes, identity: Identity | None
+    ) -> tuple[dict[str, str], bytes]:
+        """(what it is, its bytes), made as `identity`.
+
+        Raises ApiError (503 when too many wait, 500 when it cannot be converted).
+        """
         if self._coming >= AT_ONCE + WAITING:
             raise api_error(
                 503, "Too many notebooks are being exported. Try again in a moment.", headers={hdrs.RETRY_AFTER: "5"}
@@ -67,7 +73,7 @@ class Exports:
         self._coming += 1
         try:
             async with self._turns:
-                return await _convert(kind, name, notebook)
+                return await _convert(kind, name, notebook, identity)
         finally:
             self._coming -= 1
 
@@ -91,7 +97,8 @@ async def export(request: web.Request) -> web.Response:
     if not path.endswith(".ipynb"):
         return redirect(f"/files/{path}")
     notebook = await _read(request, path)
-    told, body = await request.app[EXPORTS].run(kind, path.rpartition("/")[2], notebook)
+    identity = await request.app[app_keys.CONTENTS].identity(request[USER])
+    told, body = await request.app[EXPORTS].run(kind, path.rpartition("/")[2], notebook, identity)
     headers = sandboxed(request) | {hdrs.CACHE_CONTROL: "no-store", hdrs.CONTENT_TYPE: f"{told['mime']}; charset=utf-8"}
     if told["mime"] == "application/zip":
         headers[hdrs.CONTENT_TYPE] = told["mime"]
@@ -110,14 +117,15 @@ async def _read(request: web.Request, path: str) -> bytes:
         os.close(opened.fd)
 
 
-async def _convert(kind: str, name: str, notebook: bytes) -> tuple[dict[str, str], bytes]:
+async def _convert(kind: str, name: str, notebook: bytes, identity: Identity | None) -> tuple[dict[str, str], bytes]:
+    who = (str(identity.uid), str(identity.gid)) if identity else ()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server.frontend.export", kind, name),
+        *(sys.executable, "-m", "server.frontend.export", kind, name, *who),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
         cwd="/",  # nbconvert looks for templates in the working directory
-        env=_environment(),
+        env=_environment() | ({"HOME": "/"} if identity else {}),  # not theirs: code in it would be imported
         start_new_session=True,
     )
     try:

@@ -6,8 +6,11 @@ Everything that is attacked belongs to the installation that the test has made.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +121,23 @@ async def test_a_student_without_a_kernel_owns_what_the_server_makes_for_them(co
         assert (await new.call("DELETE", f"{FILES}/week/large.txt"))[0] == 204
         code, said, _ = await new.call("PUT", f"{FILES}/big.txt", text("x" * (5 << 20)))
         assert (code, "4 MiB" in said["message"]) == (507, True)
+
+
+async def test_a_notebook_is_exported(confining: Stack) -> None:
+    async with Student(confining.url, confining.token("ann")) as ann:
+        await put(ann, "page.ipynb", notebook(cell("print('kept')", [])))
+        code, page, _ = await ann.call("GET", "/nbconvert/html/page.ipynb", within_s=90)
+        assert (code, "kept" in page) == (200, True)
+
+
+def test_the_program_that_exports_has_no_more_than_a_students_rights() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    told = "('text/plain', str((os.getresuid(), os.getresgid(), os.getgroups())), b'')"
+    code = f"import os; from server.frontend import export as e; e._converted = lambda *_: {told}"
+    command = [sys.executable, "-c", f"{code}; e.main('html', 'x', '200001', '200002')"]
+    made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    assert json.loads(made.stdout)["name"] == f"({(200001,) * 3}, {(200002,) * 3}, [])"
 
 
 async def test_what_is_kept_of_a_student_is_the_servers_alone(confining: Stack) -> None:
