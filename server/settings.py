@@ -100,7 +100,8 @@ class Settings:
         "KERNELRING_COURSE",
         "",
         parsers.optional(parsers.directory),
-        "folder of assignments that each user finds as `course`; it is only read, what they open is copied",
+        "folder of assignments that each user finds as `course`; it is only read, what they open is copied"
+        ". Where kernels are confined, others must be able to read it",
     )
     jwt_secret: str | None = _setting(
         "KERNELRING_JWT_SECRET",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from kernels.confine import uids
 from kernels.confine.host import Report
 from kernels.confine.options import Options, Room, Walls
 from kernels.confine.uids import Uids, UidsError
-from server.confinement import Identity, as_user, lets_anybody_in
+from server.confinement import Identity, as_server, as_user, lets_anybody_in
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 
@@ -102,6 +103,13 @@ def test_a_lost_table_is_found_again_in_the_owners_of_the_directories(notebooks:
     assert [made.of(user, user) for user in ("bob", "ann", "eve")] == [5002, 5001, 5000]
 
 
+def test_a_folder_that_others_could_look_into_is_closed_first(notebooks: Path) -> None:
+    folder = notebooks / ".kernelring"
+    folder.mkdir(mode=0o755)
+    assert Uids(notebooks, 5000, 5010).of("ann", "ann") == 5000
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
 @ROOT_ONLY
 def test_a_folder_of_somebody_else_in_the_tables_place_is_refused(notebooks: Path) -> None:
     (notebooks / ".kernelring").mkdir(mode=0o700)
@@ -163,6 +171,10 @@ def test_a_thread_that_acts_as_a_user_has_no_right_of_roots(tmp_path: Path) -> N
         (tmp_path / "mine" / "new").write_text("1")
         with pytest.raises(PermissionError):
             (tmp_path / "mine" / "link").read_text()
+        with as_server():
+            assert (tmp_path / "theirs" / "x").read_text() == "secret"
+        with pytest.raises(PermissionError):
+            (tmp_path / "theirs" / "x").read_text()
         with ThreadPoolExecutor(1) as pool:
             pool.submit(lambda: None).result()
     assert (tmp_path / "mine" / "new").stat().st_uid == 5000
