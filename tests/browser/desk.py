@@ -30,9 +30,7 @@ NOTEBOOK: Final = {"cells": [CELL], "metadata": {"kernelspec": SPEC}, "nbformat"
 # kernel that is gone (404), whose end words.js asks for; of a notebook that is too large (413).
 KNOWN: Final = ("Failed to load resource", "WebSocket connection to")
 # And what the front ends say of that themselves.
-THEIRS: Final = re.compile(
-    r"Error in Auto-Save|Connection lost|reconnect|NetworkError|Failed to fetch|Invalid response"
-)
+THEIRS: Final = re.compile(r"Auto-Save|Connection lost|reconnect|NetworkError|Failed to fetch|Invalid response")
 
 
 class Desk:
@@ -42,6 +40,8 @@ class Desk:
         self.stack, self.user = stack, user
         self._browser, self._front = browser, front
         self.errors: list[str] = []  # what scripts have said in the console
+        self.place = 0  # of the code cell that is worked on
+        self._asked = 0
 
     def __enter__(self) -> Self:
         self.call("PUT", "/api/contents/a.ipynb", {"type": "notebook", "format": "json", "content": NOTEBOOK})
@@ -95,21 +95,26 @@ class Desk:
         return json.loads(text) if text else None
 
     def write(self, code: str) -> None:
-        """Put the code into the first cell."""
-        self.page.locator(".jp-Notebook .cm-content").first.click()
-        expect(self.page.locator(".jp-Notebook .cm-editor.cm-focused")).to_have_count(1, timeout=SOON_MS)
+        """Put the code into the cell."""
+        self.cell.locator(".cm-content").click()
+        expect(self.cell.locator(".cm-editor.cm-focused")).to_have_count(1, timeout=SOON_MS)
         self.page.keyboard.press("Control+a")
         self.page.keyboard.insert_text(code)
 
     def run(self, code: str) -> None:
-        """Put the code into the first cell and run it."""
+        """Put the code into the cell and run it."""
         self.write(code)
         self.page.keyboard.press("Control+Enter")
 
     @property
+    def cell(self) -> Locator:
+        """The code cell that is worked on."""
+        return self.page.locator(".jp-Notebook .jp-CodeCell").nth(self.place)
+
+    @property
     def output(self) -> Locator:
-        """What the first cell has put out first."""
-        return self.page.locator(".jp-Notebook .jp-OutputArea-output").first
+        """The first of what it has put out."""
+        return self.cell.locator(".jp-OutputArea-output").first
 
     def reads(self, text: str | re.Pattern[str]) -> None:
         """Wait for the cell's output."""
@@ -125,9 +130,10 @@ class Desk:
 
     def pid(self) -> int:
         """The kernel's process."""
-        self.run("import os; print('pid', os.getpid())")
-        self.reads(re.compile(r"pid \d+"))
-        return int(self.output.inner_text().split()[1])
+        self._asked += 1  # so that what was read before is not read again
+        self.run(f"import os; print('time {self._asked}: pid', os.getpid())")
+        self.reads(re.compile(rf"time {self._asked}: pid \d+"))
+        return int(self.output.inner_text().split()[3])
 
     def kernel(self) -> str:
         """The id of the notebook's kernel."""

@@ -84,13 +84,13 @@ def gated(tmp_path: Path) -> Gated:
 def is_whole(desk: Desk, gated: Gated) -> None:
     """Wait for the cell's end, in this page; nothing is missing, nothing is there twice."""
     desk.reads("line 39")
-    expect(desk.page.locator(".jp-InputPrompt").first).to_have_text("[1]:", timeout=SOON_MS)
+    expect(desk.cell.locator(".jp-InputPrompt")).to_have_text("[1]:", timeout=SOON_MS)
     assert desk.lines() == ALL
     assert gated.runs == 1
 
 
 class Faults:
-    """Of each kind of question the first is lost, the next is told to come again, and the answer to the third is lost."""
+    """Of each kind of question one is lost, the next is told to come again, and of the third the answer is lost."""
 
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()
@@ -126,7 +126,7 @@ def test_what_fails_on_the_way_is_repeated_and_neither_cell_nor_answer_counts_tw
         box = desk.page.locator(".jp-OutputArea-stdin-item:not(.jp-OutputArea-stdin-hiding) .jp-Stdin-input")
         box.fill(answer, timeout=SOON_MS)
         box.press("Enter")
-    expect(desk.page.locator(".jp-OutputArea")).to_contain_text("so Ada Bob", timeout=SOON_MS)
+    expect(desk.cell.locator(".jp-OutputArea")).to_contain_text("so Ada Bob", timeout=SOON_MS)
     assert runs.read_text() == "x"
     assert faults.seen["POST execute"] == 4
     assert faults.seen["POST input"] >= 5
@@ -165,6 +165,7 @@ def test_all_workers_are_replaced_and_the_cell_goes_on_in_the_page(desk: Desk, g
 
 def test_a_new_cell_that_was_run_is_found_in_another_browser_with_all_that_it_put_out(desk: Desk, gated: Gated) -> None:
     desk.page.get_by_text("Click to add a cell.").click()
+    desk.place = 1
     desk.write(gated.code)
     with desk.page.expect_response(_is_save, timeout=SOON_MS):
         desk.page.keyboard.press("Control+Enter")
@@ -190,7 +191,7 @@ def test_what_somebody_else_has_saved_meanwhile_is_not_overwritten_and_nothing_i
     dialog = desk.page.locator(".jp-Dialog")
     expect(dialog).to_contain_text("changed on disk", timeout=SOON_MS)
     dialog.get_by_role("button", name="Revert").click()
-    expect(desk.page.locator(".jp-Notebook .cm-content").first).to_contain_text("theirs = 1", timeout=SOON_MS)
+    expect(desk.cell.locator(".cm-content")).to_contain_text("theirs = 1", timeout=SOON_MS)
     assert "PUT" not in asked
     with desk.page.expect_response(_is_save, timeout=SOON_MS):  # that is settled
         desk.run("print('settled')")
