@@ -5,7 +5,8 @@
  */
 
 const SOON_MS = 200; // the run's own request goes first
-const REST = 10; // a notebook that takes long to save rests ten times as long, as after Jupyter's own saving
+const REST = 2; // a notebook that takes long to save rests twice as long
+const LONGEST_REST_MS = 10_000;
 
 /** The plugin. `shared` gives the page's own modules by name. */
 export async function plugins(shared) {
@@ -62,7 +63,8 @@ class Saver {
     await this.theirs;
     const begun = performance.now();
     if (this.isDue()) await (this.ours = this.tried());
-    this.restUntil = performance.now() + REST * (performance.now() - begun);
+    const now = performance.now();
+    this.restUntil = now + Math.min(REST * (now - begun), LONGEST_REST_MS);
     this.timer = 0;
     if (this.again) this.want();
   }
