@@ -201,6 +201,21 @@ async def test_input_is_asked_for_after_what_was_printed_before_it(stack: Stack)
         assert (await student.call("POST", url(student, "input"), {"input": "again"}))[0] == 409
 
 
+async def test_an_answer_that_is_sent_again_answers_no_other_question(stack: Stack) -> None:
+    async with student_of(stack, "once") as student:
+        _, _, headers = await post(student, "print(input('First?'), input('Second?'))")
+        for value in ("Ada", "Bob"):
+            _, told = await until(student, headers["Location"], lambda status, _: status == 300)
+            assert told["input_request"]["prompt"] == {"Ada": "First?", "Bob": "Second?"}[value]
+            body = {"input": value, "request_id": str(uuid.uuid4())}
+            assert (await student.call("POST", url(student, "input"), body))[0] == 201
+            assert (await student.call("POST", url(student, "input"), body))[0] == 201
+        result = await ended(student, headers["Location"])
+        assert text_of(result["outputs"]) == "First? Ada\nSecond? Bob\nAda Bob\n"
+        assert (await student.call("POST", url(student, "input"), body))[0] == 201  # it has counted
+        assert (await student.call("POST", url(student, "input"), {"input": "", "request_id": "x"}))[0] == 400
+
+
 async def test_what_is_cancelled_before_it_runs_never_runs_and_what_runs_is_interrupted(
     stack: Stack, tmp_path: Path
 ) -> None:
