@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from local import bench_pandas, bench_traffic
+from local import bench_pages, bench_pandas, bench_traffic
 from local.bench_sides import Bench
 from local.bench_start import raw_starts, server_starts
 from local.bench_table import Figure, at_most, compared, in_turns
@@ -40,5 +40,6 @@ FIGURES: Final[dict[str, Callable[[Bench], Iterator[Figure]]]] = {
     "lines": bench_traffic.lines,
     "status": bench_traffic.status,
     "crowd": bench_pandas.crowd,
+    "pages": bench_pages.pages,
 }
-LONG: Final = frozenset({"crowd"})  # left out of a quick run, unless asked for by name
+LONG: Final = frozenset({"crowd", "pages"})  # left out of a quick run, unless asked for by name

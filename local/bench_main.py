@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from local import bench_browser
 from local.bench_figures import FIGURES, LONG
 from local.bench_machine import BUSY_SHARE, busy_share, facts
 from local.bench_pool import ClientPool
@@ -35,11 +36,17 @@ CLIENTS: Final = 2
 def main() -> int:
     """Measure and print; 0 unless something failed (an aim that is missed is a result, not a failure)."""
     options = _options()
+    names = _chosen(options)
+    if "pages" in names and (lacking := bench_browser.missing()):
+        names.remove("pages")
+        print(lacking, file=sys.stderr)
+        if not names:
+            return 1
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up as after Ctrl-C
     machine = facts()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     with _bench(options) as bench:
-        figures = list(_measure(bench, _chosen(options)))
+        figures = list(_measure(bench, names))
     print(f"\n{table(figures)}\n\nfloor: cold ipykernels over ipc and the same client without a server;", end=" ")
     print(f"for requests a bare aiohttp handler under the same gunicorn ({bench.worker_class}).")
     if options.json:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Figure:
         }
 
 
-def in_turns(turns: int, *sides: Callable[[], float]) -> list[list[float]]:
+def in_turns(turns: int, *sides: Callable[[], T]) -> list[list[T]]:
     """Measure all sides one after the other, `turns` times; the values of each side."""
     rows = [[side() for side in sides] for _ in range(turns)]
     return [list(column) for column in zip(*rows, strict=True)]

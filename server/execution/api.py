@@ -20,6 +20,11 @@ bundle) and its server part, `jupyter_server_nbmodel/{handlers,execution_stack,a
   `document_path`. It asks each as above. A mark in a cell whose request is unknown (404) is taken away.
 - The stop button is `POST /api/kernels/{id}/interrupt`. `DELETE /api/kernels/{id}/requests/{uid}` (204) stops one.
 
+An answer to a page is held back for a moment while its cell is the one that runs: until there is something to show, or
+the time is. So a small cell takes one request and no waiting, a slow one is asked for less often, and what it prints is
+there sooner. No answer is held for a cell that waits for others: a browser has six connections, and what is behind it
+must be taken, too.
+
 Beyond that contract: a result can be asked for again (the extension's server forgets it when told once), so every page
 gets it; `request_id` in the POST's body, a UUID, makes it safe to repeat; `stop_on_error` and `store_history`. And
 `following.py`: waiting for the result, and events.
@@ -30,6 +35,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -47,11 +54,17 @@ REQUEST_ID: Final = r"{request_id:\w+-\w+-\w+-\w+-\w+}"
 MAX_CODE_BYTES: Final = 2**20
 MAX_INPUT: Final = 2**16
 QUESTION_S: Final = 3.0  # an answer waits so long for its question, which a new owner is still told of
+HOLD_S: Final = 0.25  # for the beginning of a cell
+HOLD_POLL_S: Final = 1.0  # for more of it
+WHOLE_S: Final = 0.02  # what is over so soon after its first output is told at once as a whole
 _UID: Final = re.compile(r"[0-9a-zA-Z]{1,16}(-[0-9a-zA-Z]{1,16}){4}")
 
 
 async def execute(request: web.Request) -> web.Response:
-    """`POST /api/kernels/{kernel_id}/execute`: 202 and where to ask. It is kept, so it will run."""
+    """`POST /api/kernels/{kernel_id}/execute`: 202 and where to ask; to a page the result, if that is there at once.
+
+    It is kept, so it will run.
+    """
     model = await json_object(request) or {}
     code, asked = _code(model), _asked(model)
     uid = text_field(model, "request_id") or request_id(request)
@@ -64,7 +77,10 @@ async def execute(request: web.Request) -> web.Response:
         raise api_error(429, "The kernel has more to run than can be kept for it.", str(error)) from error
     if row.order.code != code:
         raise api_error(409, "This request_id was used for other code")
-    return accepted(row, request)
+    if not row.order.cell_id:
+        return accepted(row, request)
+    await _began(table, row)
+    return _told(table, row, request)
 
 
 async def list_requests(request: web.Request) -> web.Response:
@@ -87,13 +103,10 @@ async def get_request(request: web.Request) -> web.Response:
     """`GET /api/kernels/{kernel_id}/requests/{request_id}`: 202, 300 or 200."""
     table, row = await row_of(request)
     table.seen_at = time.monotonic()
-    if row.state == "done":
-        collect(table, row)
-        return answer_json(row.result(table.kernel.kernel_id))
-    if row.question and row.seen == row.version:
-        return asks(row, request)
-    row.seen = row.version
-    return accepted(row, request)
+    if row.order.cell_id:
+        version = row.seen
+        await _hold(table, row, HOLD_POLL_S, lambda: row.version != version)
+    return _told(table, row, request)
 
 
 async def cancel_request(request: web.Request) -> web.Response:
@@ -160,6 +173,37 @@ def asks(row: Execution, request: web.Request) -> web.Response:
 
 
 # -- inside ---------------------------------------------------------------------------------------------------------
+
+
+def _told(table: Table, row: Execution, request: web.Request) -> web.Response:
+    """How far it has come: 200, 300 or 202. A question is told once what stands before it has been."""
+    if row.state == "done":
+        collect(table, row)
+        return answer_json(row.result(table.kernel.kernel_id))
+    if row.question and row.seen == row.version:
+        return asks(row, request)
+    row.seen = row.version
+    return accepted(row, request)
+
+
+async def _began(table: Table, row: Execution) -> None:
+    """Return when the cell is over or has begun to show something, or after HOLD_S."""
+    before = row.feed.place
+    await _hold(table, row, HOLD_S, lambda: row.feed.place != before)
+    await _hold(table, row, WHOLE_S, lambda: False)
+
+
+async def _hold(table: Table, row: Execution, hold_s: float, is_news: Callable[[], bool]) -> None:
+    """Return when a cell that runs, or is the next to run, has news, asks or is over, or after `hold_s`."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(hold_s):
+            while _is_on(table, row) and not (row.question or is_news()):
+                await row.news.wait()
+
+
+def _is_on(table: Table, row: Execution) -> bool:
+    """Whether it is the first of those that are not over."""
+    return table.moved is None and row is next((one for one in table.rows if one.state != "done"), None)
 
 
 def _code(model: dict[str, Any]) -> str:

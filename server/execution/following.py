@@ -57,7 +57,7 @@ def followed(handler: Handler) -> Handler:
         uid = request.match_info.get("request_id")
         if uid is None:
             taken = await handler(request)
-            if taken.status != 202 or not isinstance(taken, web.Response):
+            if taken.status >= 400 or not isinstance(taken, web.Response):
                 return taken
             assert isinstance(taken.body, bytes)
             uid = str(orjson.loads(taken.body)["request_id"])

@@ -13,8 +13,9 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from server.frontend.frontend import FRONTEND, catalogue_of
-from server.frontend.headers import ASK_AGAIN, IMMUTABLE, NOSNIFF
+from server.frontend.headers import ASK_AGAIN, ICON, IMMUTABLE, NOSNIFF
 
+_ICONS: Final = frozenset({".ico", ".png", ".svg"})
 _HASHED: Final = re.compile(r"(?:^|[._-])[0-9a-f]{16,64}(?=[._-])")
 # Not left to what the machine has in its mime.types: with "nosniff" a script of any other type does not run.
 _TYPES: Final[dict[str, str]] = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css"}
@@ -69,6 +70,7 @@ async def _served(request: web.Request, directory: Path, name: str) -> web.Strea
     if kind := _TYPES.get(file.suffix):
         headers[hdrs.CONTENT_TYPE] = f"{kind}; charset=utf-8"
     if not is_hashed(file.name):
-        return web.FileResponse(file, headers=headers | {hdrs.CACHE_CONTROL: ASK_AGAIN})
+        kept = ICON if file.suffix in _ICONS else ASK_AGAIN
+        return web.FileResponse(file, headers=headers | {hdrs.CACHE_CONTROL: kept})
     headers |= {hdrs.CACHE_CONTROL: IMMUTABLE, hdrs.VARY: hdrs.ACCEPT_ENCODING}
     return web.FileResponse(await frontend.press.pressed(file), headers=headers)

@@ -15,6 +15,8 @@ NOSNIFF: Final[dict[str, str]] = {"X-Content-Type-Options": "nosniff"}
 # Names that hold a hash of the contents: 16 or more hex digits. They never change, so nobody need ask again.
 IMMUTABLE: Final = "public, max-age=31536000, immutable"
 ASK_AGAIN: Final = "no-cache"
+# Pages change their icon with each cell that begins and ends, and the browser would ask for it each time.
+ICON: Final = "public, max-age=86400"
 
 
 def page_headers(request: web.Request) -> dict[str, str]:
