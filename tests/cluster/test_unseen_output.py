@@ -16,7 +16,7 @@ from local.student import Student
 from server import workdir
 from server.execution.executions import COMING_S
 from tests.cluster.conftest import NewStack
-from tests.cluster.test_durable import (
+from tests.cluster.durable_kit import (
     ALL,
     HALF,
     TURN_S,
@@ -95,8 +95,8 @@ async def test_while_a_page_is_there_it_saves_by_itself(stack: Stack, tmp_path: 
         file = file_of(stack, "open-tab")
         await write_notebook(student)
         await student.open()
-        _, _, headers = await post(student, "print('seen')", metadata=IN_CELL)
-        await ended(student, headers["Location"])
+        _, told, _ = await post(student, "print('seen')", metadata=IN_CELL)
+        await ended(student, told["request_url"])
         marker = stack.mark()
         before = nbformat.read(file, as_version=4)
         assert before.cells[1].outputs == []
@@ -104,8 +104,8 @@ async def test_while_a_page_is_there_it_saves_by_itself(stack: Stack, tmp_path: 
         before.cells[1].source = "cleared"
         await save(student, before)
         unsaved = IN_CELL | {"cell_id": "cell-a"}
-        _, _, headers = await post(student, "print('and this it has not saved')", metadata=unsaved)
-        await ended(student, headers["Location"])
+        _, told, _ = await post(student, "print('and this it has not saved')", metadata=unsaved)
+        await ended(student, told["request_url"])
         await student.close()
         notebook = await written(file, "and this it has not saved\n", cell=0)
         assert notebook.cells[1].outputs == []
