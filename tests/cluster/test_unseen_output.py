@@ -140,20 +140,24 @@ async def test_widgets_are_saved_with_the_notebook(stack: Stack) -> None:
         assert (state[shown]["model_name"], state[shown]["state"]["value"]) == ("IntSliderModel", 7)
 
 
-async def test_a_cell_that_was_not_saved_yet_gets_its_output_with_the_save_that_brings_it(stack: Stack) -> None:
+async def test_a_cell_that_was_not_saved_yet_gets_its_output_with_the_save_that_brings_it(
+    stack: Stack, tmp_path: Path
+) -> None:
     async with student_of(stack, "unsaved-cell") as student:
         file, marker = file_of(stack, "unsaved-cell"), stack.mark()
         await write_notebook(student)
-        for cell in ("cell-c", "cell-d"):
-            _, told, _ = await post(student, f"print({cell!r})", metadata=IN_CELL | {"cell_id": cell})
-            assert told["cell_id"] == cell
-        await asyncio.to_thread(stack.wait_event, "outputs_wait_for_their_cells", marker)
+        gate = tmp_path / "gate"
+        for cell in ("cell-c", "cell-d"):  # whose page goes before they are over
+            status, _, _ = await post(student, gated(gate, tmp_path / "runs"), metadata=IN_CELL | {"cell_id": cell})
+            assert status == 202
+        gate.touch()
+        await asyncio.to_thread(stack.wait_event, "outputs_wait_for_their_cells", marker, 2)
         _, listed, _ = await student.call("GET", url(student, "execute"))
         assert [one["cell_id"] for one in listed["requests"]] == ["cell-c", "cell-d"]
         newer = nbformat.v4.new_code_cell("", id="cell-d", execution_count=99)
         newer.outputs = [nbformat.v4.new_output("stream", text="newer")]
         await write_notebook(student, nbformat.v4.new_code_cell("", id="cell-c"), newer)
-        notebook = await written(file, "cell-c\n", cell=2)
+        notebook = await written(file, ALL, cell=2)
         assert (notebook.cells[3].execution_count, text_of(notebook.cells[3].outputs)) == (99, "newer")
         _, listed, _ = await student.call("GET", url(student, "execute"))
         assert listed["requests"] == []
