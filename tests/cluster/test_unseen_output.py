@@ -151,7 +151,11 @@ async def test_a_cell_that_was_not_saved_yet_gets_its_output_with_the_save_that_
             status, _, _ = await post(student, gated(gate, tmp_path / "runs"), metadata=IN_CELL | {"cell_id": cell})
             assert status == 202
         gate.touch()
-        await asyncio.to_thread(stack.wait_event, "outputs_wait_for_their_cells", marker, 2)
+
+        def waits() -> bool:  # for the two, together or one after the other
+            return sum(int(event["cells"]) for event in stack.events("outputs_wait_for_their_cells", marker)) >= 2
+
+        await asyncio.to_thread(stack.wait, waits, "both to wait for their cells")
         _, listed, _ = await student.call("GET", url(student, "execute"))
         assert [one["cell_id"] for one in listed["requests"]] == ["cell-c", "cell-d"]
         newer = nbformat.v4.new_code_cell("", id="cell-d", execution_count=99)
