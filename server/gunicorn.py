@@ -22,7 +22,7 @@ from kernels.supervisor import ensure_nursery
 from kernels.warmth import Warmth
 from server import bind as binding
 from server import log
-from server.arbiter import ARBITER
+from server.arbiter import ARBITER, hold_signals
 from server.host import Host, HostError
 from server.settings import Settings, SettingsError
 from sharding.deathwatch import evict_child
@@ -104,6 +104,7 @@ def on_reload(_server: Any) -> None:
 def pre_fork(server: Any, _worker: Any) -> None:
     """Before each fork, also after TTIN and TTOU: the worker reads its copy of ARBITER."""
     ARBITER.n_slots = server.num_workers
+    hold_signals()
 
 
 def child_exit(server: Any, worker: Any) -> None:
@@ -116,6 +117,11 @@ def child_exit(server: Any, worker: Any) -> None:
         server.kernelring_host.sweep_sockets()
     except Exception:
         _log.exception("child_exit_failed", worker=worker.pid)
+
+
+def on_exit(server: Any) -> None:
+    """gunicorn ends, and has killed the workers that did not end in time: nobody sweeps after it."""
+    server.kernelring_host.sweep_sockets(killed=server.WORKERS)
 
 
 def _check_reach(names: Iterable[object]) -> None:

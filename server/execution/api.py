@@ -84,6 +84,7 @@ async def execute(request: web.Request) -> web.Response:
 async def list_requests(request: web.Request) -> web.Response:
     """`GET /api/kernels/{kernel_id}/execute`: what a page that has just been opened must ask for."""
     table = await table_of(request)
+    table.seen_at = time.monotonic()
     found: dict[str, Execution] = {}
     unsaved = await request.app[app_keys.EXECUTIONS].unsaved(table)
     for row in table.rows:

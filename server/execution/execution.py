@@ -74,7 +74,11 @@ class News:
 
 @dataclass(slots=True, eq=False)
 class Execution:
-    """`version` grows with every change. `seen` is the one that a poller has got, `saved` the one that is on disk."""
+    """`version` grows with every change.
+
+    `seen` is the one that a poller has got, `saved` the one that is on disk, `missing` the one for which the notebook
+    on disk had no cell.
+    """
 
     order: Order
     session: str
@@ -96,6 +100,7 @@ class Execution:
     version: int = 0
     seen: int = -1
     saved: int = -1
+    missing: int = -1
     collected: bool = False
     idle: bool = False
     news: News = field(default_factory=News)
