@@ -19,12 +19,19 @@ from pathlib import PurePath
 from typing import Any, Final
 
 CPU_S: Final = 60
-# MathJax is ours; require.js, the widgets' manager and Mermaid are not here, and what needs them shows as text.
+# MathJax is ours, with the fonts that its package has; require.js, the widgets' manager and Mermaid are not here, and
+# what needs them shows as text.
 MATHJAX: Final = "/static/mathjax/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full,Safe"
 SHOWN: Final = """{%- extends 'index.html.j2' -%}
 {%- block html_head_js -%}{%- endblock -%}
 {%- block jupyter_widgets -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block html_head_js_mathjax -%}
+<script type="text/x-mathjax-config">
+MathJax.Hub.Config({"HTML-CSS": {availableFonts: [], imageFont: null, preferredFont: null, webFont: "STIX-Web"}});
+</script>
+{{ super() }}
+{%- endblock -%}
 """
 
 

@@ -98,7 +98,7 @@ async def test_a_shown_export_loads_nothing_from_another_host(pages: Pages) -> N
     [mathjax] = [address for address in loaded if "MathJax.js" in address]
     script = await pages.ask(mathjax)
     assert (script.status, script.content_type) == (200, "text/javascript")
-    font = await pages.ask("/static/mathjax/fonts/HTML-CSS/TeX/woff/MathJax_Main-Regular.woff")
+    font = await pages.ask("/static/mathjax/fonts/HTML-CSS/STIX-Web/woff/STIXMathJax_Main-Regular.woff")
     assert (font.status, font.headers["Access-Control-Allow-Origin"]) == (200, "*")
 
 
