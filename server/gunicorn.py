@@ -28,7 +28,14 @@ from server.settings import Settings, SettingsError
 from sharding.deathwatch import evict_child
 
 NURSERY_START_S = 10.0
-SHARED_IMPORTS = ("jupyterlab.labapp", "notebook.app", "jupyter_server.services.contents.largefilemanager")
+SHARED_IMPORTS = (
+    "aiohttp_session",
+    "jupyter_server.services.contents.largefilemanager",
+    "jupyterlab.labapp",
+    "jwt",
+    "notebook.app",
+    "uhashring",
+)
 REFUSED = 2  # exit code: started in a way that cannot work; a restart would not help
 
 

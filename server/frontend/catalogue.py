@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader
 from jupyter_core.paths import jupyter_config_dir
 from jupyter_server import DEFAULT_STATIC_FILES_PATH
 from jupyter_server import version_info as jupyter_server_version
+from jupyter_server_mathjax.app import STATIC_ASSETS_PATH
 from jupyterlab.labapp import LabApp
 from jupyterlab_server.config import LabConfig, get_federated_extensions, get_page_config
 from jupyterlab_server.handlers import LabHandler
@@ -65,6 +66,7 @@ class Catalogue:
         if error:
             log.warning("Settings overrides cannot be read: %s", error)
         self.custom_css = _custom_css()
+        self.mathjax = Path(STATIC_ASSETS_PATH)
         self.jupyter_static = Path(DEFAULT_STATIC_FILES_PATH)
         self.api_spec = Path(jupyter_server.__file__).parent / "services" / "api" / "api.yaml"
         self.extensions: dict[str, Path] = {

@@ -147,6 +147,8 @@ def test_a_token_typed_into_the_login_page_logs_in_and_the_page_logs_out_again(s
         page.goto(f"{stack.url}/")
         page.get_by_label("Token").fill(stack.token("ada"))
         page.get_by_role("button", name="Log in").click()
+        expect(page).to_have_url(f"{stack.url}/tree", timeout=SOON_MS)
+        page.goto(f"{stack.url}/")
         expect(page.locator("#user")).to_have_text("ada", timeout=SOON_MS)
         page.goto(f"{stack.url}/login")
         page.get_by_role("button", name="Log out").click()
