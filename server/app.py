@@ -24,6 +24,8 @@ from server import about_api, app_keys, home, kernels_api, kernelspecs, sessions
 from server.api_errors import json_errors
 from server.arbiter import ARBITER
 from server.channels import channels
+from server.contents import routes as contents_routes
+from server.contents.contents import Contents, Places
 from server.draining import DrainingRunner
 from server.frontend import events
 from server.frontend.frontend import FRONTEND, Frontend, front_ends
@@ -64,6 +66,7 @@ OWNED: Final[list[tuple[str, str, Handler]]] = [
     ("GET", SESSION, sessions_api.get_session),
     ("PATCH", SESSION, sessions_api.patch_session),
     ("DELETE", SESSION, sessions_api.delete_session),
+    *contents_routes.OWNED,
 ]
 
 # What any worker answers by itself.
@@ -122,6 +125,8 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     house = House(nursery, context, ownership, options)
     app[app_keys.MEMBERSHIP], app[app_keys.OWNERSHIP], app[app_keys.PEERS] = membership, ownership, peers
     app[app_keys.NURSERY], app[app_keys.HOUSE] = nursery, house
+    places = Places(settings.notebooks, host.runtime / "c", settings.quota_mib, settings.course)
+    app[app_keys.CONTENTS] = contents = Contents(places, lambda: membership.ring.epoch)
 
     async def redis_connection(_: web.Application) -> AsyncIterator[None]:
         yield
@@ -140,6 +145,10 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
         await house.stop()
         await nursery.close()
         context.destroy(linger=0)
+
+    async def files(_: web.Application) -> AsyncIterator[None]:
+        yield
+        await contents.close()
 
     async def internal_socket(_: web.Application) -> AsyncIterator[None]:
         runner = await serve_peers(_peer_app(app, membership, host.secret), address)
@@ -172,6 +181,7 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     app.cleanup_ctx.append(peer_connections)
     app.cleanup_ctx.append(kernels_of_mine)
     app.cleanup_ctx.append(front_ends)
+    app.cleanup_ctx.append(files)
     app.cleanup_ctx.append(internal_socket)
     app.cleanup_ctx.append(place_in_the_ring)  # last: a member whose socket refuses counts as dead
     return app
@@ -184,6 +194,7 @@ def _peer_app(app: web.Application, membership: Membership, secret: str) -> web.
     inner = web.Application(middlewares=[json_errors, guard, _hop_identity], client_max_size=max_body)
     inner[app_keys.SETTINGS], inner[app_keys.STATUS] = app[app_keys.SETTINGS], app[app_keys.STATUS]
     inner[app_keys.KERNELSPECS], inner[app_keys.HOUSE] = app[app_keys.KERNELSPECS], app[app_keys.HOUSE]
+    inner[app_keys.CONTENTS] = app[app_keys.CONTENTS]
     inner.router.add_routes([web.route(method, path, _answered(handler)) for method, path, handler in OWNED])
     inner.router.add_get(f"{KERNEL}/channels", _answered(peer_channels))
     return inner

@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # the parts themselves import this module
     from kernels.house import House
     from kernels.nursery_client import NurseryClient
     from server.channels import Conversation
+    from server.contents.contents import Contents
     from server.kernelspecs import Kernelspecs
     from server.ownership import Ownership
     from server.settings import Settings
@@ -23,6 +24,7 @@ OWNERSHIP: web.AppKey[Ownership] = web.AppKey("ownership")
 PEERS: web.AppKey[Peers] = web.AppKey("peers")
 NURSERY: web.AppKey[NurseryClient] = web.AppKey("nursery")
 HOUSE: web.AppKey[House] = web.AppKey("house")
+CONTENTS: web.AppKey[Contents] = web.AppKey("contents")
 KERNELSPECS: web.AppKey[Kernelspecs] = web.AppKey("kernelspecs")
 STATUS: web.AppKey[Status] = web.AppKey("status")
 CONVERSATIONS: web.AppKey[set[Conversation]] = web.AppKey("conversations")

@@ -27,7 +27,7 @@ ENTRY_HEADER: Final = "X-Kernelring-Entry"
 OWNER_HEADER: Final = "X-Kernelring-Owner"
 MAX_TEXT: Final = 4096  # as a path on Linux
 JSON: Final = "application/json"  # what a body is taken for, whatever the client calls it
-PASSED_BACK: Final = ("Content-Type", "Location", "Retry-After")
+PASSED_BACK: Final = ("Content-Type", "Location", "Last-Modified", "Retry-After")
 
 
 def owned(handler: Handler) -> Handler:

@@ -79,7 +79,22 @@ class Settings:
         "private directory of this host's sockets, kernels and nursery; keep it short",
     )
     notebooks: Path = _setting(  # noqa: RUF009 - a Path never changes
-        "KERNELRING_NOTEBOOKS", "notebooks", parsers.directory, "directory in which kernels start"
+        "KERNELRING_NOTEBOOKS",
+        "notebooks",
+        parsers.directory,
+        "directory that holds each user's notebooks and files, in which their kernels start",
+    )
+    quota_mib: int = _setting(
+        "KERNELRING_QUOTA_MIB",
+        "1024",
+        parsers.whole(0, 1_048_576),
+        "MiB that one user's notebooks and files may take; `0` for no limit",
+    )
+    course: Path | None = _setting(  # noqa: RUF009 - a Path never changes
+        "KERNELRING_COURSE",
+        "",
+        parsers.optional(parsers.directory),
+        "folder of assignments that each user finds as `course`; it is only read, what they open is copied",
     )
     jwt_secret: str | None = _setting(
         "KERNELRING_JWT_SECRET",
@@ -150,7 +165,7 @@ class Settings:
         "KERNELRING_MAX_MESSAGE_MIB", "64", parsers.whole(1, 1_024), "MiB of the largest WebSocket message"
     )
     max_body_mib: int = _setting(
-        "KERNELRING_MAX_BODY_MIB", "4", parsers.whole(1, 1_024), "MiB of the largest request body"
+        "KERNELRING_MAX_BODY_MIB", "32", parsers.whole(1, 1_024), "MiB of the largest request body, such as a notebook"
     )
     graceful_s: int = _setting(
         "KERNELRING_GRACEFUL_S", "20", parsers.whole(1, 600), "seconds that a stopping worker may take"

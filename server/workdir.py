@@ -31,17 +31,22 @@ def is_kernel_id(text: str) -> bool:
 
 
 def user_directory(notebooks: Path, user: str) -> Path:
-    """Return the user's directory below `notebooks`, made when missing. Two users never share one.
+    """Return the user's directory below `notebooks`, made when missing. Two users never share one."""
+    directory = notebooks / directory_name(user)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory
 
-    The name is the id, percent-encoded, so that it is one path segment; a long one ends in its hash instead. An
+
+def directory_name(user: str) -> str:
+    """The name of the user's directory. It never begins with a dot.
+
+    It is the id, percent-encoded, so that it is one path segment; a long one ends in its hash instead. An
     encoded id has no "!", so nobody can choose an id that spells the shortened name of somebody else.
     """
     name = quote(user, safe="@+=,").replace(".", "%2E")
     if len(name) > MAX_NAME_BYTES:
         name = f"{name[: MAX_NAME_BYTES - 65]}!{hashlib.sha256(user.encode()).hexdigest()}"
-    directory = notebooks / name
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return directory
+    return name
 
 
 def start_directory(notebooks: Path, user: str, path: str | None) -> Path:

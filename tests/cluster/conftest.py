@@ -22,7 +22,7 @@ from tests.redis_server import RedisServer
 
 NewStack = Callable[..., Stack]
 
-LEFT_FILES: Final = {"host", "secret", "k", "w", "static", "nursery.lock", "nursery.log"}
+LEFT_FILES: Final = {"host", "secret", "c", "k", "w", "static", "nursery.lock", "nursery.log"}
 # The epoch outlives the members for an hour (sharding/keys.py), login records as long as their cookies.
 LEFT_KEYS: Final = ("{kernelring:*}:ring", "{kernelring}:session:*", "{kernelring}:logout:*")
 GONE_S: Final = 5.0
