@@ -117,13 +117,13 @@ class AttachedKernel:
         """Return when none is connected."""
         await self._seating.empty()
 
-    async def take_seat(self, resume: Resume) -> Seat:
-        """Return the seat of a client; an older connection of the same client loses it.
+    async def take_seat(self, resume: Resume, *, own: bool = False) -> Seat:
+        """Return the seat of a client; an older connection of the same client loses it. `own`: it is the server's.
 
         Waits until the kernel is attached. Raises KernelGone or KernelMoved.
         """
         await self.attached()
-        return self._seating.take(resume, self._way)
+        return self._seating.take(resume, self._way, own=own)
 
     async def attached(self) -> None:
         """Return when messages can be sent to the kernel; raise KernelGone or KernelMoved when they never can."""

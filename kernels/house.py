@@ -59,6 +59,7 @@ class House:
         self._fresh = asyncio.Event()  # set while the tenants are what the newest ring says
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.on_adopted: Callable[[Tenant], None] = lambda _: None  # called for each kernel that was another's before
 
     def start(self) -> None:
         """Begin to follow the ring and the nursery. The nursery's events must reach `on_event`."""
@@ -307,6 +308,7 @@ class House:
             kernel.life.adopted(time.monotonic())
         tenant = self._tenants[record.kernel_id] = Tenant(kernel, manager, record)
         self._spawn(self._bring_up(tenant, running=True), "adopt")
+        self.on_adopted(tenant)
 
     async def _claim_again(self, tenant: Tenant) -> None:
         kernel_id = tenant.record.kernel_id

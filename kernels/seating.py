@@ -39,27 +39,28 @@ class Seating:
     @property
     def connections(self) -> int:
         """How many clients are connected."""
-        return sum(seat.occupied for seat in self._seats.values())
+        return sum(seat.occupied and not seat.own for seat in self._seats.values())
 
     def lags(self) -> bool:
         """Whether not even the fastest client keeps up with what the kernel sends."""
-        cursors = [seat.cursor for seat in self._seats.values() if seat.occupied]
+        cursors = [seat.cursor for seat in self._seats.values() if seat.occupied and not seat.own]
         return bool(cursors) and self._backlog.runs_away_from(max(cursors))
 
     async def empty(self) -> None:
         """Return when there are none."""
-        while taken := [seat for seat in self._seats.values() if seat.occupied]:
+        while taken := [seat for seat in self._seats.values() if seat.occupied and not seat.own]:
             await taken[0].left.wait()
 
     def __contains__(self, client: str) -> bool:
         return client in self._seats
 
-    def take(self, resume: Resume, way: Adoption | None) -> Seat:
-        """Return the seat of a client; an older connection of the same client loses it."""
+    def take(self, resume: Resume, way: Adoption | None, *, own: bool = False) -> Seat:
+        """Return the seat of a client; an older connection of the same client loses it. `own`: it is the server's."""
         self._forget_empty()
         before = self._seats.pop(resume.client, None)
         seat = self._resume_recorded(way, resume, before) if isinstance(way, Recorded) else self._resume(resume, before)
         self._seats[resume.client] = seat
+        seat.own = own
         if before:
             before.close(KernelGone("replaced by a newer connection of the same client"))
         return seat

@@ -6,6 +6,7 @@ top, after `server/draining.py`, which comes first.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator
@@ -27,6 +28,9 @@ from server.channels import channels
 from server.contents import routes as contents_routes
 from server.contents.contents import Contents, Places
 from server.draining import DrainingRunner
+from server.execution import api as execution_api
+from server.execution.executions import Executions
+from server.execution.following import followed, peer_events
 from server.frontend import events
 from server.frontend.frontend import FRONTEND, Frontend, front_ends
 from server.frontend.routes import ROUTES
@@ -61,12 +65,22 @@ OWNED: Final[list[tuple[str, str, Handler]]] = [
     ("DELETE", KERNEL, kernels_api.delete_kernel),
     ("POST", f"{KERNEL}/interrupt", kernels_api.interrupt_kernel),
     ("POST", f"{KERNEL}/restart", kernels_api.restart_kernel),
+    ("GET", f"{KERNEL}/execute", execution_api.list_requests),
+    ("DELETE", f"{KERNEL}/requests/{execution_api.REQUEST_ID}", execution_api.cancel_request),
+    ("POST", f"{KERNEL}/input", execution_api.give_input),
     ("GET", "/api/sessions", sessions_api.list_sessions),
     ("POST", "/api/sessions", sessions_api.create_session),
     ("GET", SESSION, sessions_api.get_session),
     ("PATCH", SESSION, sessions_api.patch_session),
     ("DELETE", SESSION, sessions_api.delete_session),
     *contents_routes.OWNED,
+]
+
+# Of these the entry worker follows what becomes of them, if it is asked to.
+REQUEST: Final = f"{KERNEL}/requests/{execution_api.REQUEST_ID}"
+FOLLOWED: Final[list[tuple[str, str, Handler]]] = [
+    ("POST", f"{KERNEL}/execute", execution_api.execute),
+    ("GET", REQUEST, execution_api.get_request),
 ]
 
 # What any worker answers by itself.
@@ -127,6 +141,8 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     app[app_keys.NURSERY], app[app_keys.HOUSE] = nursery, house
     places = Places(settings.notebooks, host.runtime / "c", settings.quota_mib, settings.course)
     app[app_keys.CONTENTS] = contents = Contents(places, lambda: membership.ring.epoch)
+    app[app_keys.EXECUTIONS] = Executions(house, lambda: membership.ring.epoch, contents)
+    app[app_keys.STOPPING] = asyncio.Event()
 
     async def redis_connection(_: web.Application) -> AsyncIterator[None]:
         yield
@@ -142,6 +158,7 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
         ownership.follow(house)
         house.start()
         yield
+        await app[app_keys.EXECUTIONS].stop()
         await house.stop()
         await nursery.close()
         context.destroy(linger=0)
@@ -177,6 +194,8 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     home.add_static(app)
     app.router.add_routes([web.route(method, path, handler) for method, path, handler in ANYWHERE])
     app.router.add_routes([web.route(method, path, owned(handler)) for method, path, handler in OWNED])
+    app.router.add_routes([web.route(method, path, followed(owned(handler))) for method, path, handler in FOLLOWED])
+    app.on_shutdown.append(_end_streams)
     app.cleanup_ctx.append(redis_connection)
     app.cleanup_ctx.append(peer_connections)
     app.cleanup_ctx.append(kernels_of_mine)
@@ -195,9 +214,15 @@ def _peer_app(app: web.Application, membership: Membership, secret: str) -> web.
     inner[app_keys.SETTINGS], inner[app_keys.STATUS] = app[app_keys.SETTINGS], app[app_keys.STATUS]
     inner[app_keys.KERNELSPECS], inner[app_keys.HOUSE] = app[app_keys.KERNELSPECS], app[app_keys.HOUSE]
     inner[app_keys.CONTENTS] = app[app_keys.CONTENTS]
-    inner.router.add_routes([web.route(method, path, _answered(handler)) for method, path, handler in OWNED])
+    inner[app_keys.EXECUTIONS] = app[app_keys.EXECUTIONS]
+    inner.router.add_routes([web.route(method, path, _answered(handler)) for method, path, handler in OWNED + FOLLOWED])
+    inner.router.add_get(f"{REQUEST}/events", _answered(peer_events))
     inner.router.add_get(f"{KERNEL}/channels", _answered(peer_channels))
     return inner
+
+
+async def _end_streams(app: web.Application) -> None:
+    app[app_keys.STOPPING].set()
 
 
 def _answered(handler: Handler) -> Handler:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:  # the parts themselves import this module
     from kernels.nursery_client import NurseryClient
     from server.channels import Conversation
     from server.contents.contents import Contents
+    from server.execution.executions import Executions
     from server.kernelspecs import Kernelspecs
     from server.ownership import Ownership
     from server.settings import Settings
@@ -23,9 +25,10 @@ MEMBERSHIP: web.AppKey[Membership] = web.AppKey("membership")
 OWNERSHIP: web.AppKey[Ownership] = web.AppKey("ownership")
 PEERS: web.AppKey[Peers] = web.AppKey("peers")
 NURSERY: web.AppKey[NurseryClient] = web.AppKey("nursery")
+EXECUTIONS: web.AppKey[Executions] = web.AppKey("executions")
+STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping")
 HOUSE: web.AppKey[House] = web.AppKey("house")
 CONTENTS: web.AppKey[Contents] = web.AppKey("contents")
 KERNELSPECS: web.AppKey[Kernelspecs] = web.AppKey("kernelspecs")
 STATUS: web.AppKey[Status] = web.AppKey("status")
 CONVERSATIONS: web.AppKey[set[Conversation]] = web.AppKey("conversations")
-CONTENTS: web.AppKey[Any] = web.AppKey("contents")

@@ -1,0 +1,203 @@
+"""Running code on the server's account: the contract of jupyter-server-nbmodel 0.2.9, as the kernel's owner serves it.
+
+The notebook pages run their cells through it, so that what runs is the server's and not the page's; programs may, too.
+
+Source: the extension's own `src/{executor,requestServer,plugin,outputReconciliation}.ts` (in the source map of its
+bundle) and its server part, `jupyter_server_nbmodel/{handlers,execution_stack,actions}.py`. What the page does:
+
+- `POST /api/kernels/{id}/execute` with `{code, metadata: {cell_id, document_id, document_path, record_timing}}`. It
+  needs a 202 whose `Location` (or `request_url`) says where to ask, and `request_id` and `kernel_id`, which it notes
+  in the cell's metadata (`jupyter_server_nbmodel`) when its setting `outputRecovery` is on.
+- It asks there every 100 ms, then ever less often, once a second at last. 202: `outputs`, the list so far as a JSON
+  text, is reconciled with the cell's: what the cell has is taken for a beginning of it and the rest appended, else it
+  is replaced; therefore our text is what JupyterLab's own output area would show (`screen.py`). 300: a question,
+  `parent_header` and `input_request`; outputs are not looked at then, so a question is told only after them. 200: the
+  end, with `status`, `execution_count` and `outputs`; only `ok` counts as success. Anything else is an error box, so
+  an execution that never ran ends with 200, too, and status `aborted`.
+- `POST /api/kernels/{id}/input` with `{input}` answers the question. The page adds a stream `stdin` to the cell then,
+  with the prompt (eight dots for a password), and so do we.
+- A new page asks `GET /api/kernels/{id}/execute`: `requests` has those to be asked for, by `cell_id` and
+  `document_path`. It asks each as above. A mark in a cell whose request is unknown (404) is taken away.
+- The stop button is `POST /api/kernels/{id}/interrupt`. `DELETE /api/kernels/{id}/requests/{uid}` (204) stops one.
+
+Beyond that contract: a result can be asked for again (the extension's server forgets it when told once), so every page
+gets it; `request_id` in the POST's body, a UUID, makes it safe to repeat; `stop_on_error` and `store_history`. And
+`following.py`: waiting for the result, and events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import Any, Final
+
+from aiohttp import web
+
+from kernels.errors import KernelMoved
+from server import app_keys
+from server.api_errors import api_error, request_id
+from server.execution.execution import Execution
+from server.execution.table import QueueFullError, Table
+from server.owned import json_object, object_field, text_field
+from server.request_keys import USER
+
+REQUEST_ID: Final = r"{request_id:\w+-\w+-\w+-\w+-\w+}"
+MAX_CODE_BYTES: Final = 2**20
+MAX_INPUT: Final = 2**16
+QUESTION_S: Final = 3.0  # an answer waits so long for its question, which a new owner is still told of
+_UID: Final = re.compile(r"[0-9a-zA-Z]{1,16}(-[0-9a-zA-Z]{1,16}){4}")
+
+
+async def execute(request: web.Request) -> web.Response:
+    """`POST /api/kernels/{kernel_id}/execute`: 202 and where to ask. It is kept, so it will run."""
+    model = await json_object(request) or {}
+    code, asked = _code(model), _asked(model)
+    uid = text_field(model, "request_id") or request_id(request)
+    if not _UID.fullmatch(uid):
+        raise api_error(400, "request_id must be a UUID")
+    table = await table_of(request)
+    try:
+        row = await table.put(uid, code, **asked)
+    except QueueFullError as error:
+        raise api_error(429, "The kernel has more to run than can be kept for it.", str(error)) from error
+    if row.order.code != code:
+        raise api_error(409, "This request_id was used for other code")
+    return accepted(row, request)
+
+
+async def list_requests(request: web.Request) -> web.Response:
+    """`GET /api/kernels/{kernel_id}/execute`: what a page that has just been opened must ask for."""
+    table = await table_of(request)
+    found: dict[str, Execution] = {}
+    for row in table.rows:
+        is_new = row.state != "done" or not (row.collected or row.saved == row.version)
+        found.pop(row.order.cell_id or "", None)
+        if is_new:
+            row.seen = -1  # this page has not seen what stands before a question
+            found[row.order.cell_id or row.order.uid] = row
+    kernel_id = table.kernel.kernel_id
+    told = [row.result(kernel_id) | {"pending": True} for row in found.values()]
+    return web.json_response({"kernel_id": kernel_id, "requests": told})
+
+
+async def get_request(request: web.Request) -> web.Response:
+    """`GET /api/kernels/{kernel_id}/requests/{request_id}`: 202, 300 or 200."""
+    table, row = await row_of(request)
+    table.polled_at = time.monotonic()
+    if row.state == "done":
+        collect(table, row)
+        return web.json_response(row.result(table.kernel.kernel_id))
+    if row.question and row.seen == row.version:
+        return asks(row, request)
+    row.seen = row.version
+    return accepted(row, request)
+
+
+async def cancel_request(request: web.Request) -> web.Response:
+    """`DELETE /api/kernels/{kernel_id}/requests/{request_id}`: 204; what waits never runs, what runs is interrupted."""
+    table, row = await row_of(request)
+    await table.cancel(row)
+    return web.Response(status=204)
+
+
+async def give_input(request: web.Request) -> web.Response:
+    """`POST /api/kernels/{kernel_id}/input` with `{input}`: 201 once the kernel has been given it."""
+    model = await json_object(request) or {}
+    value = model.get("input")
+    if not isinstance(value, str) or len(value) > MAX_INPUT:
+        raise api_error(400, f"input must be a string of at most {MAX_INPUT} characters")
+    table = await table_of(request)
+    if row := await _asking(table, request_id(request)):
+        await table.answer(row, value, request_id(request))
+        return web.json_response({"request_id": row.order.uid}, status=201)
+    raise api_error(409, "Nothing that runs in this kernel asks for input now")
+
+
+# -- shared with following.py ---------------------------------------------------------------------------------------
+
+
+async def table_of(request: web.Request) -> Table:
+    """The table of the request's kernel. Raises UnknownKernel, KernelMoved."""
+    tenant = await request.app[app_keys.HOUSE].get(request[USER], request.match_info["kernel_id"])
+    return await request.app[app_keys.EXECUTIONS].of(tenant)
+
+
+async def row_of(request: web.Request, uid: str | None = None) -> tuple[Table, Execution]:
+    """The execution that a request names. Raises a 404 ApiError."""
+    table = await table_of(request)
+    uid = uid or request.match_info["request_id"]
+    if row := table.get(uid):
+        return table, row
+    raise api_error(404, f"Execution request {uid} for kernel {table.kernel.kernel_id} does not exist")
+
+
+def collect(table: Table, row: Execution) -> None:
+    """Somebody has got the result."""
+    if not row.collected:
+        row.collected = True
+        table.note(row)
+
+
+def accepted(row: Execution, request: web.Request) -> web.Response:
+    """202: it waits or runs."""
+    told = row.result(request.match_info["kernel_id"])
+    return web.json_response(told, status=202, headers={"Location": told["request_url"]})
+
+
+def asks(row: Execution, request: web.Request) -> web.Response:
+    """300: it asks for input."""
+    kernel_id = request.match_info["kernel_id"]
+    headers = {"Location": f"/api/kernels/{kernel_id}/input"}
+    return web.json_response(row.result(kernel_id), status=300, headers=headers)
+
+
+# -- inside ---------------------------------------------------------------------------------------------------------
+
+
+def _code(model: dict[str, Any]) -> str:
+    code = model.get("code")
+    if not isinstance(code, str):
+        raise api_error(400, "code must be a string")
+    if len(code.encode(errors="replace")) > MAX_CODE_BYTES:
+        raise api_error(413, f"code must have at most {MAX_CODE_BYTES} bytes")
+    if model.get("server") is not None:
+        raise api_error(400, "Kernels of another server cannot be reached from here")
+    return code
+
+
+def _asked(model: dict[str, Any]) -> dict[str, Any]:
+    metadata = object_field(model, "metadata")
+    cell_id = text_field(metadata, "cell_id")
+    return {
+        "cell_id": cell_id,
+        "document_path": text_field(metadata, "document_path"),
+        "record_timing": bool(metadata.get("record_timing")),
+        "store_history": _flag(model, "store_history", default=True),
+        # As in a notebook, where what was queued behind a cell that fails does not run; programs ask for one thing.
+        "stop_on_error": _flag(model, "stop_on_error", default=cell_id is not None),
+    }
+
+
+def _flag(model: dict[str, Any], name: str, *, default: bool) -> bool:
+    value = model.get(name, default)
+    if not isinstance(value, bool):
+        raise api_error(400, f"{name} must be true or false")
+    return value
+
+
+async def _asking(table: Table, by: str) -> Execution | None:
+    """What runs and asks, or was answered by this very request, as another owner has noted; None when nothing does."""
+    try:
+        async with asyncio.timeout(QUESTION_S):
+            while row := table.running:
+                if row.question or (row.reply and row.reply.by == by):
+                    return row
+                if table.moved:
+                    raise table.moved
+                await row.news.wait()
+    except TimeoutError:
+        return None
+    if table.moved:
+        raise KernelMoved(str(table.moved))
+    return None

@@ -1,0 +1,83 @@
+"""The executions of all kernels that this worker owns.
+
+Owns the way from a kernel to its table: made when something is first run there, and read from the kernel's journal when
+the kernel was another worker's before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from kernels.errors import KernelMoved
+from kernels.house import House
+from kernels.tenant import Tenant
+from server.execution.journal import Journal
+from server.execution.saving import Notebooks, Saver
+from server.execution.table import Table
+
+log = structlog.get_logger(__name__)
+
+
+class Executions:
+    """`epoch` says under which epoch this worker owns what it owns now; `notebooks` is where outputs are saved."""
+
+    def __init__(self, house: House, epoch: Callable[[], int], notebooks: Notebooks | None) -> None:
+        self._house = house
+        self._epoch = epoch
+        self._notebooks = notebooks
+        self._tables: dict[str, Table] = {}
+        self._savers: dict[Table, Saver] = {}
+        self._resuming: set[asyncio.Task[None]] = set()
+        house.on_adopted = self.resume
+
+    async def stop(self) -> None:
+        """This worker stops; what runs is the next owner's."""
+        for task in self._resuming:
+            task.cancel()
+        for saver in list(self._savers.values()):
+            await saver.stop()
+        for table in list(self._tables.values()):
+            await table.stop()
+
+    async def of(self, tenant: Tenant) -> Table:
+        """The table of a kernel, which knows what was run before. Raises KernelMoved."""
+        table = self._tables.get(tenant.record.kernel_id)
+        if table is None or table.kernel is not tenant.kernel:
+            table = self._open(tenant)
+        await table.ready()
+        return table
+
+    def resume(self, tenant: Tenant) -> None:
+        """The kernel was another worker's: what it was running for us goes on."""
+        task = asyncio.create_task(self._resume(tenant), name="resume_executions")
+        self._resuming.add(task)
+        task.add_done_callback(self._resuming.discard)
+
+    async def _resume(self, tenant: Tenant) -> None:
+        try:
+            if await asyncio.to_thread(self._journal(tenant).is_there):
+                await self.of(tenant)
+        except KernelMoved:
+            log.info("executions_moved_on", kernel=tenant.record.kernel_id)
+
+    def _open(self, tenant: Tenant) -> Table:
+        async def interrupt() -> None:
+            await self._house.interrupt(tenant)
+
+        table = self._tables[tenant.record.kernel_id] = Table(tenant, self._journal(tenant), interrupt, self._closed)
+        if self._notebooks:
+            self._savers[table] = Saver(table, self._notebooks)
+            self._savers[table].start()
+        table.open()
+        return table
+
+    def _closed(self, table: Table) -> None:
+        if self._tables.get(table.kernel.kernel_id) is table:
+            del self._tables[table.kernel.kernel_id]
+        self._savers.pop(table, None)
+
+    def _journal(self, tenant: Tenant) -> Journal:
+        return Journal(tenant.record.directory, self._epoch())
