@@ -198,9 +198,9 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     app.on_shutdown.append(_end_streams)
     app.cleanup_ctx.append(redis_connection)
     app.cleanup_ctx.append(peer_connections)
-    app.cleanup_ctx.append(kernels_of_mine)
     app.cleanup_ctx.append(front_ends)
     app.cleanup_ctx.append(files)
+    app.cleanup_ctx.append(kernels_of_mine)
     app.cleanup_ctx.append(internal_socket)
     app.cleanup_ctx.append(place_in_the_ring)  # last: a member whose socket refuses counts as dead
     return app
@@ -213,8 +213,7 @@ def _peer_app(app: web.Application, membership: Membership, secret: str) -> web.
     inner = web.Application(middlewares=[json_errors, guard, _hop_identity], client_max_size=max_body)
     inner[app_keys.SETTINGS], inner[app_keys.STATUS] = app[app_keys.SETTINGS], app[app_keys.STATUS]
     inner[app_keys.KERNELSPECS], inner[app_keys.HOUSE] = app[app_keys.KERNELSPECS], app[app_keys.HOUSE]
-    inner[app_keys.CONTENTS] = app[app_keys.CONTENTS]
-    inner[app_keys.EXECUTIONS] = app[app_keys.EXECUTIONS]
+    inner[app_keys.CONTENTS], inner[app_keys.EXECUTIONS] = app[app_keys.CONTENTS], app[app_keys.EXECUTIONS]
     inner.router.add_routes([web.route(method, path, _answered(handler)) for method, path, handler in OWNED + FOLLOWED])
     inner.router.add_get(f"{REQUEST}/events", _answered(peer_events))
     inner.router.add_get(f"{KERNEL}/channels", _answered(peer_channels))

@@ -14,20 +14,21 @@ import structlog
 from kernels.errors import KernelMoved
 from kernels.house import House
 from kernels.tenant import Tenant
+from server.contents.contents import Contents
 from server.execution.journal import Journal
-from server.execution.saving import Notebooks, Saver
+from server.execution.saving import Saver
 from server.execution.table import Table
 
 log = structlog.get_logger(__name__)
 
 
 class Executions:
-    """`epoch` says under which epoch this worker owns what it owns now; `notebooks` is where outputs are saved."""
+    """`epoch` says under which epoch this worker owns what it owns now; `contents` is where outputs are saved."""
 
-    def __init__(self, house: House, epoch: Callable[[], int], notebooks: Notebooks | None) -> None:
+    def __init__(self, house: House, epoch: Callable[[], int], contents: Contents) -> None:
         self._house = house
         self._epoch = epoch
-        self._notebooks = notebooks
+        self._contents = contents
         self._tables: dict[str, Table] = {}
         self._savers: dict[Table, Saver] = {}
         self._resuming: set[asyncio.Task[None]] = set()
@@ -68,9 +69,8 @@ class Executions:
             await self._house.interrupt(tenant)
 
         table = self._tables[tenant.record.kernel_id] = Table(tenant, self._journal(tenant), interrupt, self._closed)
-        if self._notebooks:
-            self._savers[table] = Saver(table, self._notebooks)
-            self._savers[table].start()
+        self._savers[table] = Saver(table, self._contents)
+        self._savers[table].start()
         table.open()
         return table
 

@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Final, Protocol
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple
 
 import structlog
 from aiohttp import web
 
-from kernels.errors import KernelsError
+from kernels.errors import ClaimRefused
+from server.contents.contents import Contents
 from server.execution.execution import Execution
 from server.execution.table import Table
 
@@ -33,20 +35,24 @@ MARK: Final = "jupyter_server_nbmodel"
 Node = Any
 
 
-class Notebooks(Protocol):
-    """Where notebooks are: `server.contents`."""
+class Filled(NamedTuple):
+    """What a cell has come to: plain values, to be put into a notebook in another thread."""
 
-    async def get(self, user: str, path: str, *, content: bool) -> dict[str, Any]:
-        """The model of a file, with `last_modified`."""
+    cell_id: str | None
+    outputs: list[dict[str, Any]]
+    execution_count: int | None
+    times: dict[str, str]
 
-    async def amend(self, user: str, path: str, change: Callable[[Node], bool]) -> bool:
-        """Let `change` edit the notebook; write it if that returns True."""
+    @classmethod
+    def by(cls, row: Execution) -> Filled:
+        """As it is now."""
+        return cls(row.order.cell_id, row.outputs.to_list(), row.execution_count, row.times.copy())
 
 
 class Saver:
     """Of one kernel's table."""
 
-    def __init__(self, table: Table, notebooks: Notebooks) -> None:
+    def __init__(self, table: Table, notebooks: Contents) -> None:
         self._table = table
         self._notebooks = notebooks
         self._written_at = 0.0
@@ -63,12 +69,17 @@ class Saver:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
+        try:
+            await self._follow()
+        except ClaimRefused as error:
+            log.info("outputs_left_to_the_next_owner", kernel=self._table.kernel.kernel_id, why=str(error))
+
+    async def _follow(self) -> None:
         table = self._table
         while not table.moved:
             unsaved = self._unsaved()
             if unsaved and self._is_due() and not self._somebody_looks():
                 await self._save()
-                continue
             with suppress(TimeoutError):
                 await asyncio.wait_for(table.news.wait(), LOOK_S if unsaved or table.running else None)
         if table.ended:
@@ -84,7 +95,7 @@ class Saver:
 
     def _is_due(self) -> bool:
         is_over = any(row.state == "done" for row in self._unsaved())
-        return is_over or time.monotonic() - self._written_at >= SAVE_S
+        return time.monotonic() - self._written_at >= (LOOK_S if is_over else SAVE_S)
 
     def _somebody_looks(self) -> bool:
         return self._table.kernel.connections > 0 or time.monotonic() - self._table.polled_at < POLL_S
@@ -96,22 +107,25 @@ class Saver:
             by_path.setdefault(row.order.document_path or "", []).append(row)
         for path, rows in by_path.items():
             versions = [row.version for row in rows]
-            await self._save_in(path, rows)
+            if not await self._save_in(path, rows):
+                continue  # it is tried again
             for row, version in zip(rows, versions, strict=True):
                 row.saved = version
                 self._table.note(row)
 
-    async def _save_in(self, path: str, rows: list[Execution]) -> None:
+    async def _save_in(self, path: str, rows: list[Execution]) -> bool:
+        """Whether that is settled: done, or never possible."""
         user, widgets = self._table.kernel.user, self._table.widgets.to_metadata()
         try:
             if saved_at := await self._saved_at(user, path, rows):
                 rows = [row for row in rows if not (row.state == "done" and row.finished_at < saved_at)]
-            if rows:
-                await self._notebooks.amend(user, path, lambda notebook: amend(notebook, rows, widgets))
-        except (web.HTTPException, KernelsError, OSError) as error:  # the notebook was moved, or is none any more
-            log.warning("outputs_not_saved", user=user, path=path, why=str(error))
-        else:
-            log.info("outputs_saved", user=user, path=path, cells=len(rows))
+            if filled := [Filled.by(row) for row in rows]:
+                await self._notebooks.amend(user, path, lambda notebook: amend(notebook, filled, widgets))
+        except web.HTTPException as error:  # the notebook was moved, is none any more, or the disk is full
+            log.warning("outputs_not_saved", user=user, path=path, status=error.status, why=error.text)
+            return error.status < HTTPStatus.INTERNAL_SERVER_ERROR
+        log.info("outputs_saved", user=user, path=path, cells=len(rows))
+        return True
 
     async def _saved_at(self, user: str, path: str, rows: list[Execution]) -> float | None:
         """When the notebook was saved last; asked only if a page has fetched one of the results, and so may have."""
@@ -121,22 +135,22 @@ class Saver:
         return found.timestamp() if isinstance(found, datetime) else datetime.fromisoformat(found).timestamp()
 
 
-def amend(notebook: Node, rows: list[Execution], widgets: dict[str, Any] | None) -> bool:
+def amend(notebook: Node, filled: list[Filled], widgets: dict[str, Any] | None) -> bool:
     """Put what the executions have come to into their cells; return whether that changes the notebook."""
     cells = {cell.get("id"): cell for cell in notebook["cells"] if cell["cell_type"] == "code"}
-    changes = [_put(cells[row.order.cell_id], row) for row in rows if row.order.cell_id in cells]
-    if widgets and any(changes) and notebook["metadata"].get("widgets") != widgets:
-        notebook["metadata"]["widgets"] = widgets
+    changes = [_put(cells[one.cell_id], one) for one in filled if one.cell_id in cells]
+    if widgets and any(changes):
+        notebook["metadata"]["widgets"] = _node(type(notebook), widgets)
     return any(changes)
 
 
-def _put(cell: Node, row: Execution) -> bool:
+def _put(cell: Node, filled: Filled) -> bool:
     before = (cell.get("outputs"), cell.get("execution_count"), dict(cell["metadata"]))
-    cell["outputs"] = _node(type(cell), row.outputs.to_list())
-    cell["execution_count"] = row.execution_count
+    cell["outputs"] = _node(type(cell), filled.outputs)
+    cell["execution_count"] = filled.execution_count
     cell["metadata"].pop(MARK, None)
-    if row.times:
-        cell["metadata"]["execution"] = row.times.copy()
+    if filled.times:
+        cell["metadata"]["execution"] = _node(type(cell), filled.times)
     return before != (cell["outputs"], cell["execution_count"], dict(cell["metadata"]))
 
 
