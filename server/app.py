@@ -31,7 +31,7 @@ from server.draining import DrainingRunner
 from server.execution import api as execution_api
 from server.execution.executions import Executions
 from server.execution.following import followed, peer_events
-from server.frontend import events
+from server.frontend import events, nbconvert
 from server.frontend.frontend import FRONTEND, Frontend, front_ends
 from server.frontend.routes import ROUTES
 from server.host import Host
@@ -117,7 +117,7 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     app[app_keys.KERNELSPECS] = kernelspecs.Kernelspecs()
     app[app_keys.CONVERSATIONS] = set()
     app[FRONTEND] = Frontend(settings.notebooks, host.runtime / "static")
-    app[events.EVENTS] = {}
+    app[events.EVENTS], app[nbconvert.EXPORTS] = {}, nbconvert.Exports()
 
     address = host.workers_dir / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
     candidate = Candidate(host.id, str(address), generation, ARBITER.n_slots, os.getpid())

@@ -5,11 +5,14 @@ code 2. The hooks below prepare the host before the first worker is forked and t
 worker has died. Nothing here serves a request, and nothing here ends a kernel: the nursery outlives gunicorn.
 """
 
+import importlib
 import os
 import resource
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import structlog
@@ -25,6 +28,7 @@ from server.settings import Settings, SettingsError
 from sharding.deathwatch import evict_child
 
 NURSERY_START_S = 10.0
+SHARED_IMPORTS = ("jupyterlab.labapp", "notebook.app", "jupyter_server.services.contents.largefilemanager")
 REFUSED = 2  # exit code: started in a way that cannot work; a restart would not help
 
 
@@ -63,13 +67,28 @@ def on_starting(server: Any) -> None:
         host.sweep_sockets()
         _raise_descriptor_limit()
         warmth = Warmth(_settings.preload, _settings.spares)
-        ensure_nursery(host.runtime, _settings.nursery_grace_s, NURSERY_START_S, warmth)
+        with _imported():
+            ensure_nursery(host.runtime, _settings.nursery_grace_s, NURSERY_START_S, warmth)
     except (HostError, NurseryUnavailable) as problem:
         _refuse(problem)
     server.kernelring_host = host
     ARBITER.generation = time.time_ns()
     if not (_settings.jwt_secret or _settings.jwks_url):
         _log.warning("nobody_can_log_in", why="neither KERNELRING_JWT_SECRET nor KERNELRING_JWKS_URL is set")
+
+
+@contextmanager
+def _imported() -> Iterator[None]:
+    """Import, in a thread beside what the body waits for, what all workers need and is none of our own code.
+
+    Once, and before they are forked: each of them would take two seconds of a processor for it, and 40 MiB.
+    """
+    importing = threading.Thread(target=lambda: [importlib.import_module(name) for name in SHARED_IMPORTS])
+    importing.start()
+    try:
+        yield
+    finally:
+        importing.join()  # a fork beside a thread that imports would leave locks that nobody opens
 
 
 def when_ready(server: Any) -> None:

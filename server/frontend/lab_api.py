@@ -169,6 +169,13 @@ async def listings(request: web.Request) -> web.Response:
     return _json(orjson.dumps({name: [] for name in names}))
 
 
+async def switched_off(request: web.Request) -> web.Response:
+    """`GET /lab/api/…`: the managers of extensions and plugins, builds, news, updates. They ask other hosts, or change
+    the server for everybody."""
+    del request
+    raise api_error(404, "Not Found", "This part of JupyterLab is switched off.")
+
+
 async def _refusing(work: Callable[..., T], *arguments: Any) -> T:
     """What `work(*arguments)` returns, from a thread; what it refuses is said in Jupyter's form."""
     from jsonschema import ValidationError  # with the catalogue, in a thread

@@ -6,6 +6,7 @@ folder, a notebook, a file, a console; and the redirects between them. What the 
 
 from __future__ import annotations
 
+import html
 from typing import Any, Final
 
 from aiohttp import web
@@ -19,6 +20,25 @@ from server.login_page import redirect
 from server.request_keys import USER
 from server.workdir import user_directory
 
+_NOTHING: Final = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Not found - kernelring</title>
+<style>:root {{ color-scheme: light dark; }} body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 12vh auto 0;
+max-width: 30rem; padding: 0 1rem; overflow-wrap: anywhere; }}</style>
+</head>
+<body>
+<main>
+<h1>Not found</h1>
+<p>You have no file or folder called <strong>{path}</strong>. It may have been renamed or deleted.</p>
+<p><a href="/tree">Your notebooks</a></p>
+</main>
+</body>
+</html>
+"""
+
 WORKSPACE: Final = r"{workspace:[a-zA-Z0-9\-_]+}"
 
 
@@ -27,7 +47,8 @@ async def tree(request: web.Request) -> web.Response:
     path = _path(request)
     kind = await _kind(request, path)
     if kind is None:
-        raise web.HTTPNotFound
+        text = _NOTHING.format(path=html.escape(path))
+        return web.Response(status=404, text=text, content_type="text/html", headers=page_headers(request))
     if kind == "directory":
         return await _page(request, "notebook", "tree.html", treePath=path)
     return _to("/notebooks/" if kind == "notebook" else "/files/", path)

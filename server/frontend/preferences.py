@@ -16,7 +16,7 @@ from typing import Final
 from server.api_errors import api_error
 from server.workdir import user_directory
 
-PLACE: Final = ".lab"
+PLACE: Final = ".kernelring/!lab"
 SETTINGS: Final = "settings"
 WORKSPACES: Final = "workspaces"
 MAX_FILE_BYTES: Final = 512 * 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from server.frontend import bundles, events, lab_api, pages, small
+from server.frontend import bundles, events, files, lab_api, nbconvert, pages, small
 from server.owned import Handler
 
 SPACE: Final = pages.WORKSPACE
@@ -31,6 +31,7 @@ ROUTES: Final[list[tuple[str, str, Handler]]] = [
     ("GET", "/lab/api/themes/{file:.+}", lab_api.theme_file),
     ("GET", "/lab/api/licenses{slash:/?}", lab_api.licenses),
     ("GET", "/lab/api/listings/{file:.+}", lab_api.listings),
+    ("GET", "/lab/api/{rest:.*}", lab_api.switched_off),
     ("GET", "/lab/extensions/{file:.+}", bundles.extension_file),
     # JupyterLab
     ("GET", "/lab", pages.lab),
@@ -48,6 +49,10 @@ ROUTES: Final[list[tuple[str, str, Handler]]] = [
     ("GET", "/static/{folder:favicons|logo}/{file:.+}", bundles.icon),
     ("GET", "/favicon.ico", bundles.favicon),
     ("GET", "/custom/custom.css", small.custom_css),
+    # A user's files as they are, and in other formats
+    ("GET", "/files/{path:.+}", files.user_file),
+    ("GET", "/api/nbconvert", nbconvert.list_formats),
+    ("GET", r"/nbconvert/{format:\w+}/{path:.+}", nbconvert.export),
     # Small parts of jupyter_server's API
     ("GET", "/api/events/subscribe", events.subscribe),
     ("POST", "/api/events", events.emit),

@@ -1,0 +1,62 @@
+"""The program that turns a notebook into another format: `python -m server.frontend.export FORMAT NAME`.
+
+Run by `nbconvert.py`, one process for each conversion, so that a notebook that never ends or eats memory harms nobody.
+Reads the notebook from standard input; writes one line of JSON (`{"mime", "name"}`, or `{"error"}`) and then the bytes.
+It opens no file of the user's.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import sys
+import zipfile
+from pathlib import PurePath
+from typing import Any, Final
+
+MEMORY_BYTES: Final = 1024 * 2**20
+CPU_S: Final = 60
+
+
+def main(kind: str, name: str) -> None:
+    """Convert standard input."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    try:
+        mime, named, body = _converted(kind, name, sys.stdin.buffer.read())
+        told: dict[str, str] = {"mime": mime, "name": named}
+    except MemoryError:
+        told, body = {"error": f"it needs more than {MEMORY_BYTES >> 20} MiB"}, b""
+    except Exception as error:
+        told, body = {"error": f"{type(error).__name__}: {error}"[:2000]}, b""
+    sys.stdout.buffer.write(json.dumps(told).encode() + b"\n" + body)
+    sys.stdout.buffer.flush()
+
+
+def _converted(kind: str, name: str, text: bytes) -> tuple[str, str, bytes]:
+    import nbformat
+    from nbconvert.exporters import get_exporter
+
+    notebook = nbformat.reads(text.decode(), as_version=4)  # type: ignore[no-untyped-call]
+    exporter = get_exporter(kind)()  # type: ignore[no-untyped-call]
+    stem = PurePath(name).stem
+    output, found = exporter.from_notebook_node(notebook, resources={"metadata": {"name": stem}})
+    body = output.encode() if isinstance(output, str) else bytes(output)
+    if pictures := found.get("outputs"):
+        return "application/zip", f"{stem}.zip", _zipped(stem + found["output_extension"], body, pictures)
+    return exporter.output_mimetype or "text/plain", stem + found["output_extension"], body
+
+
+def _zipped(name: str, body: bytes, pictures: dict[str, Any]) -> bytes:
+    """The document with the pictures that lie beside it."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, body)
+        for each, data in pictures.items():
+            archive.writestr(PurePath(each).name, data)
+    return whole.getvalue()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
