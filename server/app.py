@@ -198,9 +198,9 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     app.on_shutdown.append(_end_streams)
     app.cleanup_ctx.append(redis_connection)
     app.cleanup_ctx.append(peer_connections)
-    app.cleanup_ctx.append(front_ends)
     app.cleanup_ctx.append(files)
     app.cleanup_ctx.append(kernels_of_mine)
+    app.cleanup_ctx.append(front_ends)
     app.cleanup_ctx.append(internal_socket)
     app.cleanup_ctx.append(place_in_the_ring)  # last: a member whose socket refuses counts as dead
     return app

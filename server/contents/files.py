@@ -32,7 +32,8 @@ Model = dict[str, Any]
 
 MAX_OPENED_MIB: Final = 64  # a file is one JSON text, and in memory several times until it is sent
 _LOG: Final = logging.getLogger("server.contents.jupyter")
-_LOG.setLevel(logging.ERROR)  # below that it tells of each notebook that is not trusted, and each hidden file
+_LOG.setLevel(logging.CRITICAL)  # it tells of each notebook that is not trusted; its errors reach the client
+logging.getLogger("traitlets").addFilter(lambda record: "/nbformat/" not in record.pathname)  # as do nbformat's
 _EVENTS: Final = EventLogger()  # with one of its own, each instance would load a schema
 
 
@@ -150,10 +151,11 @@ class Files(_Base):  # type: ignore[misc]
         path = checked(path)
         if is_hidden(path):
             raise HTTPError(400, f"Cannot delete file or directory {path!r}")
-        if self.beneath.stat(path) is None and not os.path.lexists(self.beneath.root / path):
+        if not self._is_taken(path):
             raise HTTPError(404, f"file or directory does not exist: {path!r}")
         with self.perm_to_403(self._place(path)):
-            if self.dir_exists(path) and listing.entries(self, path):
+            is_link = (self.beneath.root / path).is_symlink()  # goes itself, wherever it leads
+            if not is_link and self.dir_exists(path) and listing.entries(self, path):
                 raise HTTPError(400, f"Directory {path} not empty")
             self.beneath.remove(self.beneath.resolved(path, last=False))
 

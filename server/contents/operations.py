@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import nbformat
 import orjson
 from nbformat import NotebookNode
 from tornado.web import HTTPError
@@ -104,7 +105,10 @@ def save(room: Room, ledger: Ledger, path: str, model: Model, request: str | Non
     if uploads.is_chunk(model):
         return Saved(uploads.take(room.files, ledger, model, path, request), is_new)
     _check_model(model)
-    return Saved(room.files.new(model, path) if is_new else room.files.save(model, path), is_new)
+    try:
+        return Saved(room.files.new(model, path) if is_new else room.files.save(model, path), is_new)
+    except HTTPError as error:
+        raise _what_it_was(error) from error
 
 
 def new(room: Room, ledger: Ledger, folder: str, kind: str, ext: str, request: str | None) -> Model:
@@ -197,6 +201,8 @@ def amend(room: Room, path: str, change: Callable[[NotebookNode], bool]) -> bool
     for cell, shown in zip(notebook.cells, before, strict=False):
         if cell.cell_type == "code" and (shown in (None, b"[]") or _shows(cell) != shown):
             cell.metadata["trusted"] = True
+    from_dict: Any = nbformat.from_dict  # not typed
+    notebook = from_dict(notebook)  # plain dictionaries will do in what `change` puts in
     room.files.check_and_sign(notebook, path)
     room.files._save_notebook(room.files._get_os_path(path), notebook, capture_validation_error={})
     return True
@@ -230,6 +236,16 @@ def _done_before(room: Room, ledger: Ledger, request: str | None) -> Model | Non
         return None
     model: Model = room.files.get(path, content=False)
     return model
+
+
+def _what_it_was(error: HTTPError) -> Exception:
+    """jupyter_server makes a 500 of whatever goes wrong in a save: what it was, and a 400 where the notebook is odd."""
+    cause = error.__cause__
+    if error.status_code != 500 or not isinstance(cause, Exception):
+        return error
+    if isinstance(cause, AttributeError | KeyError | TypeError | ValueError) and not isinstance(cause, UnicodeError):
+        return HTTPError(400, f"This is not a notebook that can be saved: {type(cause).__name__} {cause}")
+    return cause
 
 
 def _check_model(model: Model) -> None:

@@ -32,6 +32,7 @@ import re
 import time
 from typing import Any, Final
 
+import orjson
 from aiohttp import web
 
 from kernels.errors import KernelMoved
@@ -78,7 +79,7 @@ async def list_requests(request: web.Request) -> web.Response:
             found[row.order.cell_id or row.order.uid] = row
     kernel_id = table.kernel.kernel_id
     told = [row.result(kernel_id) | {"pending": True} for row in found.values()]
-    return web.json_response({"kernel_id": kernel_id, "requests": told})
+    return answer_json({"kernel_id": kernel_id, "requests": told})
 
 
 async def get_request(request: web.Request) -> web.Response:
@@ -87,7 +88,7 @@ async def get_request(request: web.Request) -> web.Response:
     table.polled_at = time.monotonic()
     if row.state == "done":
         collect(table, row)
-        return web.json_response(row.result(table.kernel.kernel_id))
+        return answer_json(row.result(table.kernel.kernel_id))
     if row.question and row.seen == row.version:
         return asks(row, request)
     row.seen = row.version
@@ -132,6 +133,11 @@ async def row_of(request: web.Request, uid: str | None = None) -> tuple[Table, E
     raise api_error(404, f"Execution request {uid} for kernel {table.kernel.kernel_id} does not exist")
 
 
+def answer_json(told: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """As web.json_response, for outputs of many MiB."""
+    return web.Response(body=orjson.dumps(told), status=status, headers=headers, content_type="application/json")
+
+
 def collect(table: Table, row: Execution) -> None:
     """Somebody has got the result."""
     if not row.collected:
@@ -142,14 +148,14 @@ def collect(table: Table, row: Execution) -> None:
 def accepted(row: Execution, request: web.Request) -> web.Response:
     """202: it waits or runs."""
     told = row.result(request.match_info["kernel_id"])
-    return web.json_response(told, status=202, headers={"Location": told["request_url"]})
+    return answer_json(told, status=202, headers={"Location": told["request_url"]})
 
 
 def asks(row: Execution, request: web.Request) -> web.Response:
     """300: it asks for input."""
     kernel_id = request.match_info["kernel_id"]
     headers = {"Location": f"/api/kernels/{kernel_id}/input"}
-    return web.json_response(row.result(kernel_id), status=300, headers=headers)
+    return answer_json(row.result(kernel_id), status=300, headers=headers)
 
 
 # -- inside ---------------------------------------------------------------------------------------------------------

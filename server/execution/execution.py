@@ -133,10 +133,10 @@ class Execution:
         """A message whose parent is this request; `said` is its header."""
         if number and self.number and number <= self.number:
             return
-        kind = said.get("msg_type")
+        kind = str(said.get("msg_type"))
         self.number = number or self.number
         if channel == "iopub":
-            self.after, self.since = said.get("msg_id"), said.get("date")
+            self.after, self.since = str(said.get("msg_id")), str(said.get("date"))
         if channel == "stdin" and kind == "input_request":
             self._asked(said, content)
         elif channel == "shell" and kind == "execute_reply":

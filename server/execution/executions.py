@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from weakref import WeakSet
 
 import structlog
 
-from kernels.errors import KernelMoved
+from kernels.attached import AttachedKernel
+from kernels.errors import KernelGone, KernelMoved
 from kernels.house import House
 from kernels.tenant import Tenant
 from server.contents.contents import Contents
@@ -32,6 +34,7 @@ class Executions:
         self._tables: dict[str, Table] = {}
         self._savers: dict[Table, Saver] = {}
         self._resuming: set[asyncio.Task[None]] = set()
+        self._adopted: WeakSet[AttachedKernel] = WeakSet()  # another worker had them before
         house.on_adopted = self.resume
 
     async def stop(self) -> None:
@@ -53,22 +56,26 @@ class Executions:
 
     def resume(self, tenant: Tenant) -> None:
         """The kernel was another worker's: what it was running for us goes on."""
+        self._adopted.add(tenant.kernel)
         task = asyncio.create_task(self._resume(tenant), name="resume_executions")
         self._resuming.add(task)
         task.add_done_callback(self._resuming.discard)
 
     async def _resume(self, tenant: Tenant) -> None:
         try:
+            await tenant.kernel.attached()
             if await asyncio.to_thread(self._journal(tenant).is_there):
                 await self.of(tenant)
-        except KernelMoved:
-            log.info("executions_moved_on", kernel=tenant.record.kernel_id)
+        except (KernelMoved, KernelGone) as error:
+            log.info("executions_not_resumed", kernel=tenant.record.kernel_id, why=str(error))
 
     def _open(self, tenant: Tenant) -> Table:
         async def interrupt() -> None:
             await self._house.interrupt(tenant)
 
-        table = self._tables[tenant.record.kernel_id] = Table(tenant, self._journal(tenant), interrupt, self._closed)
+        adopted = tenant.kernel in self._adopted
+        table = Table(tenant, self._journal(tenant), interrupt, self._closed, adopted=adopted)
+        self._tables[tenant.record.kernel_id] = table
         self._savers[table] = Saver(table, self._contents)
         self._savers[table].start()
         table.open()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -51,7 +52,7 @@ def followed(handler: Handler) -> Handler:
         wait_s = _wait_s(request)
         is_stream = EVENT_STREAM in request.headers.get("Accept", "")
         if not is_stream and wait_s is None:
-            return await handler(request)
+            return await (_patiently(handler, request) if request.method == "GET" else handler(request))
         place = parse_place(request.headers.get("Last-Event-ID"))
         uid = request.match_info.get("request_id")
         if uid is None:
@@ -64,6 +65,17 @@ def followed(handler: Handler) -> Handler:
         return await (_stream(following) if is_stream else _waited(following, wait_s or 0.0))
 
     return answer
+
+
+async def _patiently(handler: Handler, request: web.Request) -> web.StreamResponse:
+    """While no owner can be found the execution goes on, and that is the answer: the page gives up on any other."""
+    try:
+        return await handler(request)
+    except ApiError as error:
+        if error.status != HTTPStatus.SERVICE_UNAVAILABLE:
+            raise
+        told = {"pending": True, "reason": error.message}
+        return web.json_response(told, status=202, headers={"Location": request.path})
 
 
 def _wait_s(request: web.Request) -> float | None:

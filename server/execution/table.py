@@ -23,14 +23,13 @@ from kernels.seat import Seat
 from kernels.tenant import Tenant
 from server.execution import widgets
 from server.execution.execution import AFTER_ERROR, CANCELLED, Execution, News, Order, Reply, header
-from server.execution.journal import WIDGETS, Journal, Snapshot, snapshot
-from server.execution.outputs import OUTPUT_BYTES
+from server.execution.journal import Journal
+from server.execution.keeping import Keeper
+from server.execution.messages import object_in
 
 log = structlog.get_logger(__name__)
 
 MAX_QUEUED: Final = 1024  # a notebook that is run at once has some hundred cells
-MAX_FINISHED: Final = 256
-MAX_FINISHED_BYTES: Final = 2 * OUTPUT_BYTES
 KEEP_S: Final = 0.5  # between two times that what runs is written to the journal
 KEEP_BYTES: Final = 2**20  # or as soon as so much has come: the recorder of the kernel has the last 4 MiB
 IDLE_S: Final = 5.0  # after its reply an execution is over at the latest: the idle status may have been lost
@@ -45,9 +44,15 @@ class Table:
     """Made for an attached kernel, `open`ed once; gone when the kernel is, or when it moves."""
 
     def __init__(
-        self, tenant: Tenant, journal: Journal, interrupt: Callable[[], Any], on_closed: Callable[[Table], None]
+        self,
+        tenant: Tenant,
+        journal: Journal,
+        interrupt: Callable[[], Any],
+        on_closed: Callable[[Table], None],
+        *,
+        adopted: bool,
     ) -> None:
-        self.tenant = tenant
+        self._adopted = adopted
         self.kernel = tenant.kernel
         self.widgets = widgets.Widgets()
         self.widgets_version = 0
@@ -56,12 +61,11 @@ class Table:
         self.ended = False  # the kernel is gone
         self.polled_at = -1e9  # when somebody has asked for outputs last (time.monotonic)
         self._session = SESSION + self.kernel.kernel_id
-        self._journal = journal
+        self._keeper = Keeper(journal)
         self._interrupt = interrupt
         self._on_closed = on_closed
         self._rows: dict[str, Execution] = {}
         self._by_msg_id: dict[str, Execution] = {}
-        self._kept: dict[str, int] = {}  # the version of each that is in the journal
         self._kept_bytes = 0
         self._seat: Seat | None = None
         self._place: framing.Number | None = None  # of the kernel's output: heard up to here
@@ -71,7 +75,6 @@ class Table:
         self._heard = asyncio.Event()
         self._soon = asyncio.Event()
         self._gate = asyncio.Lock()  # held while one is sent, and while one is interrupted
-        self._writing = asyncio.Lock()
         self._serving: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -109,7 +112,7 @@ class Table:
 
     def note(self, row: Execution) -> None:
         """Who has got it has changed, and the journal is to say so."""
-        self._kept.pop(row.order.uid, None)
+        self._keeper.note(row)
         self._heard.set()
 
     async def put(self, uid: str, code: str, **asked: Any) -> Execution:
@@ -120,7 +123,8 @@ class Table:
             number = max((row.order.number for row in self._rows.values()), default=0) + 1
             self._know(Execution(Order(uid, number, code, **asked), self._session, self.kernel.user))
         row = self._rows[uid]
-        await self._keep(row)
+        await self._keeper.keep(row)
+        self._still_ours()
         self._work.set()
         return row
 
@@ -133,7 +137,8 @@ class Table:
             return
         if row.state == "queued":
             row.end("aborted", CANCELLED)
-            await self._keep(row)
+            await self._keeper.keep(row)
+            self._still_ours()
 
     async def answer(self, row: Execution, value: str, by: str) -> bool:
         """Give the kernel what it asks for; False when it asks for nothing (any more). The same `by` counts once."""
@@ -143,10 +148,18 @@ class Table:
         if question is None:
             return False
         row.answer(question, value, by)
-        await self._keep(row)
+        await self._keeper.keep(row)
         assert row.reply
         await self._send_reply(row.reply, question.header)
         return True
+
+    def _still_ours(self) -> None:
+        """Raise KernelMoved when what was just written to the journal may come too late for the next owner.
+
+        That one reads the journal when it has the kernel, and by then we have been told to hold back.
+        """
+        if self.moved or self.kernel.held_back:
+            raise KernelMoved("another worker is taking the kernel")
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -167,11 +180,13 @@ class Table:
             self._close(KernelMoved("the executions of this kernel are read anew"))
 
     async def _load(self) -> None:
-        rows, models = await asyncio.to_thread(self._journal.load, self._session, self.kernel.user)
+        if self._adopted:
+            await self.kernel.attached()  # from now on the owner before keeps nothing that counts
+        rows, models = await self._keeper.load(self._session, self.kernel.user)
         self.widgets = widgets.Widgets.from_json(models)
         for row in rows:
             self._know(row)
-            self._kept[row.order.uid] = row.version
+            self._keeper.kept(row)
         if rows:
             unfinished = [row.order.uid for row in rows if row.state != "done"]
             log.info("executions_resumed", kernel=self.kernel.kernel_id, user=self.kernel.user, unfinished=unfinished)
@@ -233,7 +248,7 @@ class Table:
             row.changed()
             self.news.tell()
             # First it is noted that the kernel may have it, and from where its output is to be heard.
-            await self._keep(row)
+            await self._keeper.keep(row)
             if row.state == "running":
                 await seat.send(Message("shell", row.request_parts), row.header)
 
@@ -252,7 +267,7 @@ class Table:
             self._hear_of(row, channel, parts, number)
 
     def _hear_of(self, row: Execution, channel: str, parts: list[bytes], number: framing.Number | None) -> None:
-        said, content = _json(parts[0]), _json(parts[3])
+        said, content = object_in(parts[0]), object_in(parts[3])
         if channel == "stdin" and row.reply and row.reply.to == said.get("msg_id"):
             # An owner before has answered it, and may have ended before the kernel had that: it takes it once.
             task = asyncio.create_task(self._send_reply(row.reply, said), name="input_reply")
@@ -268,14 +283,15 @@ class Table:
             self._end_later(row)
 
     def _hear_comm(self, parts: list[bytes]) -> None:
-        said, content = _json(parts[0]), _json(parts[3])
-        if said.get("msg_type") in widgets.KINDS and self.widgets.hear(said["msg_type"], content, parts[4:]):
+        said, content = object_in(parts[0]), object_in(parts[3])
+        size = len(parts[3]) + sum(map(len, parts[4:]))
+        if self.widgets.hear(str(said.get("msg_type")), content, parts[4:], size):
             self.widgets_version += 1
-            self._note_heard(len(parts[3]) + sum(map(len, parts[4:])))
+            self._note_heard(size)
 
     def _hear_server(self, parts: list[bytes]) -> None:
         """What the server itself says of the kernel belongs to the cell that runs."""
-        said, content = _json(parts[0]), _json(parts[3])
+        said, content = object_in(parts[0]), object_in(parts[3])
         row = self.running
         if said.get("msg_type") == "stream" and row:
             row.put_out("stream", content, len(parts[3]))
@@ -335,39 +351,15 @@ class Table:
             self._soon.clear()
             self._kept_bytes = 0
             seat, number = self._seat, self._place
-            changed = [row for row in self._rows.values() if self._kept.get(row.order.uid) != row.version]
+            changed = [row for row in self._rows.values() if not self._keeper.has(row)]
             replied = [row.msg_id for row in changed if row.replied]
             for row in changed:
-                await self._keep(row)
-            await self._keep_widgets()
+                await self._keeper.keep(row)
+            await self._keeper.keep_widgets(self.widgets, self.widgets_version)
             if seat and number:
                 seat.acknowledge(number, replied)
-            await self._forget()
-
-    async def _keep(self, row: Execution) -> None:
-        async with self._writing:
-            if self._kept.get(row.order.uid) != row.version or row.version == 0:
-                kept, version = snapshot(row), row.version
-                await asyncio.to_thread(self._journal.write, row.order.uid, kept)
-                self._kept[row.order.uid] = version
-
-    async def _keep_widgets(self) -> None:
-        if self._kept.get(WIDGETS, 0) != self.widgets_version:
-            kept, version = self.widgets.to_json(), self.widgets_version
-            await asyncio.to_thread(self._journal.write, WIDGETS, kept)
-            self._kept[WIDGETS] = version
-
-    async def _forget(self) -> None:
-        """Of those that are over the newest are kept."""
-        finished: list[Snapshot | Execution] = []
-        size = 0
-        for row in [row for row in reversed(self._rows.values()) if row.state == "done"]:
-            finished.append(row)
-            size += row.outputs.size_bytes
-            if len(finished) > MAX_FINISHED or (size > MAX_FINISHED_BYTES and len(finished) > 1):
+            for row in await self._keeper.forget(self.rows):
                 del self._rows[row.order.uid], self._by_msg_id[row.msg_id]
-                self._kept.pop(row.order.uid, None)
-                await asyncio.to_thread(self._journal.forget, row.order.uid)
 
     # -- ends --------------------------------------------------------------------------------------------------------
 
@@ -384,12 +376,3 @@ class Table:
         for row in self._rows.values():
             row.news.tell()
         self.news.tell()
-
-
-def _json(part: bytes) -> dict[str, Any]:
-    """A part as an object; an empty one for what is none (a kernel may say what it likes)."""
-    try:
-        found = orjson.loads(part)
-    except orjson.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}

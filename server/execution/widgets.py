@@ -28,10 +28,10 @@ class Widgets:
         self._sizes: dict[str, int] = {}
         self.too_many = False
 
-    def hear(self, kind: str, content: dict[str, Any], buffers: list[bytes]) -> bool:
-        """Take one comm message of the kernel; return whether it has changed anything."""
+    def hear(self, kind: str, content: dict[str, Any], buffers: list[bytes], size: int) -> bool:
+        """Take one comm message of the kernel, of `size` bytes; return whether it has changed anything."""
         comm_id, data = content.get("comm_id"), content.get("data")
-        if not isinstance(comm_id, str) or self.too_many:
+        if kind not in KINDS or not isinstance(comm_id, str) or self.too_many:
             return False
         if kind == "comm_close":
             self._buffers.pop(comm_id, None)
@@ -44,6 +44,8 @@ class Widgets:
         elif comm_id not in self._models or data.get("method") not in ("update", "echo_update"):
             return False
         self._take(comm_id, state, data.get("buffer_paths"), buffers)
+        self._sizes[comm_id] += size
+        self._keep_in_bounds()
         return True
 
     def _take(self, comm_id: str, state: dict[str, Any], paths: object, buffers: list[bytes]) -> None:
@@ -54,7 +56,11 @@ class Widgets:
         for path, raw in zip(paths if isinstance(paths, list) else [], buffers, strict=False):
             if isinstance(path, list) and path and all(isinstance(step, str | int) for step in path):
                 kept[tuple(path)] = base64.b64encode(raw).decode()
-        self._sizes[comm_id] = len(repr(self._models[comm_id])) + sum(map(len, kept.values()))
+
+    def _keep_in_bounds(self) -> None:
+        if sum(self._sizes.values()) > MAX_BYTES:  # of what was said; what is kept of it may be less
+            for comm_id, state in self._models.items():
+                self._sizes[comm_id] = len(repr(state)) + sum(map(len, self._buffers[comm_id].values()))
         if len(self._models) > MAX_MODELS or sum(self._sizes.values()) > MAX_BYTES:
             self.clear()
             self.too_many = True

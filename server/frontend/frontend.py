@@ -7,7 +7,7 @@ its kernels at once, and whoever asks for a page in the first second waits for t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,20 +19,23 @@ if TYPE_CHECKING:
     from server.frontend.catalogue import Catalogue
     from server.frontend.settings import LabSettings
 
+    Read = tuple[Catalogue, LabSettings]
+
 
 class Frontend:
     """`await frontend.catalogue()` is there from the first call on."""
 
-    def __init__(self, notebooks: Path, cache: Path) -> None:
+    def __init__(self, notebooks: Path, cache: Path, read: Callable[[], Read] | None = None) -> None:
         self.notebooks = notebooks
         self.press = Press(cache)
+        self._read = read or read_front_ends
         self._files: dict[tuple[Path, str], Path] = {}
-        self._reading: asyncio.Task[tuple[Catalogue, LabSettings]] | None = None
+        self._reading: asyncio.Task[Read] | None = None
 
-    def begin(self) -> asyncio.Task[tuple[Catalogue, LabSettings]]:
+    def begin(self) -> asyncio.Task[Read]:
         """Begin to read the catalogue, unless that was begun before."""
         if self._reading is None or (self._reading.done() and not _has_succeeded(self._reading)):
-            self._reading = asyncio.create_task(asyncio.to_thread(_read), name="read_catalogue")
+            self._reading = asyncio.create_task(asyncio.to_thread(self._read), name="read_catalogue")
         return self._reading
 
     async def catalogue(self) -> Catalogue:
@@ -70,11 +73,12 @@ def _file_below(directory: Path, name: str) -> Path | None:
         return None
 
 
-def _has_succeeded(task: asyncio.Task[tuple[Catalogue, LabSettings]]) -> bool:
+def _has_succeeded(task: asyncio.Task[Read]) -> bool:
     return not task.cancelled() and task.exception() is None
 
 
-def _read() -> tuple[Catalogue, LabSettings]:
+def read_front_ends() -> Read:
+    """What `Frontend` has of them. Blocks for seconds the first time in a process."""
     from server.frontend.catalogue import Catalogue  # takes seconds: not on the event loop
     from server.frontend.settings import LabSettings
 

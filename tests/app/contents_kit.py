@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -66,7 +67,7 @@ class Desk:
         head = {"X-User": user or self.user, "X-Id": request}
         url = URL(f"/api/contents{tail}", encoded=True)
         url = url.extend_query(query) if query else url
-        data = body if isinstance(body, bytes) else None if body is None else orjson.dumps(body)
+        data = None if body is None else BytesIO(body if isinstance(body, bytes) else orjson.dumps(body))
         async with self.client.request(method, url, data=data, headers=head) as response:
             text = await response.read()
             return Answer(response.status, orjson.loads(text) if text else None, response.headers)
@@ -103,7 +104,7 @@ async def desk_in(root: Path, *, welcome: bool = False, **places: Any) -> AsyncI
 
 def notebook(*sources: str, **more: Any) -> Model:
     """The model of a notebook to save."""
-    cells = [
+    cells: list[Model] = [
         {"cell_type": "code", "execution_count": None, "id": f"c{n}", "metadata": {}, "outputs": [], "source": source}
         for n, source in enumerate(sources)
     ]

@@ -214,9 +214,9 @@ def comm(kind: str, comm_id: str, state: dict[str, Any] | None = None, **more: A
 def test_the_state_of_widgets_is_kept_as_a_notebook_keeps_it() -> None:
     widgets = Widgets()
     model = {"_model_name": "IntSliderModel", "_model_module": "@jupyter-widgets/controls", "value": 1}
-    assert widgets.hear(*comm("comm_open", "a", model | {"_model_module_version": "2.0.0"}), [])
-    assert widgets.hear(*comm("comm_msg", "a", {"value": 5}, method="update", buffer_paths=[["raw"]]), [b"xyz"])
-    assert not widgets.hear(*comm("comm_msg", "stranger", {"value": 5}, method="update"), [])
+    assert widgets.hear(*comm("comm_open", "a", model | {"_model_module_version": "2.0.0"}), [], 100)
+    assert widgets.hear(*comm("comm_msg", "a", {"value": 5}, method="update", buffer_paths=[["raw"]]), [b"xyz"], 50)
+    assert not widgets.hear(*comm("comm_msg", "stranger", {"value": 5}, method="update"), [], 50)
     metadata = widgets.to_metadata()
     assert metadata
     state = metadata[MIMETYPE]["state"]["a"]
@@ -227,14 +227,14 @@ def test_the_state_of_widgets_is_kept_as_a_notebook_keeps_it() -> None:
     )
     assert state["buffers"] == [{"data": "eHl6", "path": ["raw"], "encoding": "base64"}]
     assert Widgets.from_json(json.loads(json.dumps(widgets.to_json()))).to_metadata() == metadata
-    assert widgets.hear(*comm("comm_close", "a"), [])
+    assert widgets.hear(*comm("comm_close", "a"), [], 9)
     assert widgets.to_metadata() is None
 
 
 def test_widgets_without_end_are_not_kept() -> None:
     widgets = Widgets()
     for n in range(MAX_MODELS + 2):
-        widgets.hear(*comm("comm_open", str(n), {}), [])
+        widgets.hear(*comm("comm_open", str(n), {}), [], 9)
     assert widgets.too_many
     assert widgets.to_metadata() is None
 
