@@ -27,6 +27,7 @@ from server.arbiter import ARBITER
 from server.channels import channels
 from server.contents import routes as contents_routes
 from server.contents.contents import Contents, Places
+from server.cross_origin import setup_cross_origin
 from server.draining import DrainingRunner
 from server.execution import api as execution_api
 from server.execution.executions import Executions
@@ -177,6 +178,7 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
         yield
         await membership.stop()
 
+    setup_cross_origin(app, settings.allow_origin)
     setup_identity(
         app,
         verifier=TokenVerifier(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # the parts themselves import this module
     from server.contents.contents import Contents
     from server.execution.executions import Executions
     from server.kernelspecs import Kernelspecs
+    from server.login import Logins
     from server.ownership import Ownership
     from server.settings import Settings
     from server.status import Status
@@ -24,6 +25,7 @@ SETTINGS: web.AppKey[Settings] = web.AppKey("settings")
 MEMBERSHIP: web.AppKey[Membership] = web.AppKey("membership")
 OWNERSHIP: web.AppKey[Ownership] = web.AppKey("ownership")
 PEERS: web.AppKey[Peers] = web.AppKey("peers")
+LOGINS: web.AppKey[Logins] = web.AppKey("logins")
 NURSERY: web.AppKey[NurseryClient] = web.AppKey("nursery")
 EXECUTIONS: web.AppKey[Executions] = web.AppKey("executions")
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping")

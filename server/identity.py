@@ -16,10 +16,12 @@ from aiohttp.typedefs import Handler, Middleware
 from aiohttp_session import session_middleware
 from redis.asyncio import Redis
 
+from server import app_keys
 from server.api_errors import api_error, is_api, json_errors
 from server.login import LOGIN_FAILURES, Logins, failed, failed_page, session_user
 from server.login_page import redirect, with_next, without_token
 from server.login_session import LoginSessions
+from server.page_tokens import FILES, FILES_COOKIE, PageTokens
 from server.request_keys import REQUEST_ID, USER
 from server.same_origin import SAFE_METHODS, ensure_xsrf, guard_cookie, is_websocket
 from server.session_records import SessionRecords
@@ -28,7 +30,14 @@ from server.tokens import TokenVerifier
 __all__ = ["REQUEST_ID", "USER", "setup_identity", "token_of"]
 
 PUBLIC: Final = frozenset({"/healthz", "/readyz", "/login", "/logout", "/static", "/favicon.ico"})
-PUBLIC_UNDER: Final = ("/static/", "/lab/extensions/")
+PUBLIC_UNDER: Final = (
+    "/static/",
+    "/lab/extensions/",
+    "/lab/api/themes/",  # style sheets, which no page can ask for with a header
+    # Shown in frames of other sites' pages: they find out themselves who is asking (`server/frontend/embed.py`).
+    "/embed/",
+    "/embedded/",
+)
 
 
 def setup_identity(
@@ -49,7 +58,7 @@ def setup_identity(
     # aiohttp-session keeps its two values in the request by plain names, of which aiohttp would warn in the log.
     warnings.filterwarnings("ignore", category=web.NotAppKeyWarning, module="aiohttp_session")
     sessions = LoginSessions(SessionRecords(redis), key=session_key, hours=hours, guests=guests, behind_tls=behind_tls)
-    logins = Logins(verifier, sessions, guests, behind_tls)
+    logins = app[app_keys.LOGINS] = Logins(verifier, sessions, PageTokens(session_key, hours), guests, behind_tls)
     app.middlewares.extend([json_errors, session_middleware(sessions), identity(logins)])
     app.router.add_get("/login", logins.get_login)
     app.router.add_post("/login", logins.post_login)
@@ -106,12 +115,19 @@ async def _identify(logins: Logins, request: web.Request) -> web.Response | None
 
 
 async def _by_cookie(logins: Logins, request: web.Request) -> web.Response | None:
-    user = await session_user(request)
+    user = await session_user(request) or _reader(logins, request)
     if user is None:
         return _turn_away(request)
     guard_cookie(request, behind_tls=logins.behind_tls)
     request[USER] = user
     return None
+
+
+def _reader(logins: Logins, request: web.Request) -> str | None:
+    """Whose files the page in a frame shows, when that is all that is asked for."""
+    resource = request.match_info.route.resource
+    reads_file = resource is not None and resource.canonical.startswith(FILES) and request.method in SAFE_METHODS
+    return logins.pages.reader(request.cookies.get(FILES_COOKIE)) if reads_file else None
 
 
 def _turn_away(request: web.Request) -> web.Response:

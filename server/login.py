@@ -19,6 +19,7 @@ from server.api_errors import api_error, request_id
 from server.bodies import read_body
 from server.login_page import RETRY_SOON, local_address, login_page, redirect, without_token
 from server.login_session import LOGIN, USER_VALUE, LoginSessions
+from server.page_tokens import PageTokens
 from server.same_origin import guard_browser, guard_cookie
 from server.session_records import RecordsUnavailable
 from server.tokens import KeysUnavailable, TokenRefused, TokenVerifier
@@ -76,11 +77,16 @@ class Logins:
 
     verifier: TokenVerifier
     sessions: LoginSessions
+    pages: PageTokens
     guests: bool
     behind_tls: bool
 
     async def bearer(self, token: str) -> str:
         """The user of a token that accompanies each request. Raises TokenRefused, KeysUnavailable."""
+        return self.pages.user(token) or await self.named(token)
+
+    async def named(self, token: str) -> str:
+        """The user of a token that was made elsewhere. Raises TokenRefused, KeysUnavailable."""
         verified = await self.verifier.verify(token)
         if verified.user is None:
             raise TokenRefused(NOT_FOR_PROGRAMS if self.guests else NO_GUESTS)

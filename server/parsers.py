@@ -17,6 +17,9 @@ Parser = Callable[[str], T]
 
 SECRET_BYTES = 32  # RFC 7518, section 3.2: an HS256 key is at least as long as the hash
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PAGE_ORIGIN = re.compile(
+    r"(?P<scheme>https?)://(?:[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(?P<port>[1-9][0-9]{0,4}))?"
+)
 # An origin as CSP has it, with the wildcard for all hosts below a domain; nothing that could end the directive.
 _ORIGIN = re.compile(r"https?://(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*(:[0-9]{1,5})?")
 _NEVER_FOR_KERNELS = ("KERNELRING_", "REDIS_URL", "JPY_PARENT_PID")
@@ -104,6 +107,24 @@ def http_url(text: str) -> str:
 def addresses(text: str) -> tuple[str, ...]:
     """Addresses separated by commas; which of them are allowed is `server.bind`'s business."""
     return tuple(each.strip() for each in text.split(",") if each.strip())
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Origins of web pages, separated by commas or spaces, each exactly as a browser writes it."""
+    return tuple(dict.fromkeys(_origin(each) for each in text.replace(",", " ").split()))
+
+
+def _origin(text: str) -> str:
+    """A browser's Origin header is compared with this whole, so what could never be equal to one is refused here."""
+    matched = _PAGE_ORIGIN.fullmatch(text)
+    if not matched:
+        raise ValueError(
+            f"{text!r} is no origin: write https://host or https://host:port, in lower case and no pattern"
+        )
+    scheme, port = matched["scheme"], matched["port"]
+    if port and (int(port) > 65_535 or port == {"http": "80", "https": "443"}[scheme]):
+        raise ValueError(f"{text!r} has a port that no browser writes")
+    return text
 
 
 def directory(text: str) -> Path:

@@ -128,6 +128,12 @@ class Settings:
     guests: bool = _setting(
         "KERNELRING_GUESTS", "0", parsers.flag, "`1` lets each browser in as its own guest; loopback only"
     )
+    allow_origin: tuple[str, ...] = _setting(
+        "KERNELRING_ALLOW_ORIGIN",
+        "",
+        parsers.origins,
+        "origins of other sites' pages that may call the API with a token, such as `https://school.example`",
+    )
     behind_tls: bool = _setting(
         "KERNELRING_BEHIND_TLS",
         "0",

@@ -45,8 +45,13 @@ class Ledger:
     uploads: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def intend(self, request: str | None, path: str) -> None:
-        """Note, before it is done, that `request` is about to make, move or remove `path`."""
+        """Note, before it is done, that `request` is about to make, move or remove `path`.
+
+        Another request's note about `path` is void from here on: its worker was killed between the note and the work,
+        so what will be at `path` is not its own. Else both would be told that they had made the same file.
+        """
         if request is not None:
+            self.intents = {other: theirs for other, theirs in self.intents.items() if theirs != path}
             self.intents[request] = path
             while len(self.intents) > MAX_INTENTS:
                 del self.intents[next(iter(self.intents))]

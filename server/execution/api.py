@@ -71,8 +71,9 @@ async def list_requests(request: web.Request) -> web.Response:
     """`GET /api/kernels/{kernel_id}/execute`: what a page that has just been opened must ask for."""
     table = await table_of(request)
     found: dict[str, Execution] = {}
+    unsaved = await request.app[app_keys.EXECUTIONS].unsaved(table)
     for row in table.rows:
-        is_new = row.state != "done" or not (row.collected or row.saved == row.version)
+        is_new = row.state != "done" or row in unsaved or not (row.collected or row.saved == row.version)
         found.pop(row.order.cell_id or "", None)
         if is_new:
             row.seen = -1  # this page has not seen what stands before a question
@@ -85,7 +86,7 @@ async def list_requests(request: web.Request) -> web.Response:
 async def get_request(request: web.Request) -> web.Response:
     """`GET /api/kernels/{kernel_id}/requests/{request_id}`: 202, 300 or 200."""
     table, row = await row_of(request)
-    table.polled_at = time.monotonic()
+    table.seen_at = time.monotonic()
     if row.state == "done":
         collect(table, row)
         return answer_json(row.result(table.kernel.kernel_id))

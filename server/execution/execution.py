@@ -72,7 +72,7 @@ class News:
         await self._event.wait()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Execution:
     """`version` grows with every change. `seen` is the one that a poller has got, `saved` the one that is on disk."""
 

@@ -17,6 +17,7 @@ from kernels.errors import KernelGone, KernelMoved
 from kernels.house import House
 from kernels.tenant import Tenant
 from server.contents.contents import Contents
+from server.execution.execution import Execution
 from server.execution.journal import Journal
 from server.execution.saving import Saver
 from server.execution.table import Table
@@ -53,6 +54,11 @@ class Executions:
             table = self._open(tenant)
         await table.ready()
         return table
+
+    async def unsaved(self, table: Table) -> list[Execution]:
+        """What a page has got and may have gone with before it has saved it."""
+        saver = self._savers.get(table)
+        return await saver.lost() if saver else []
 
     def resume(self, tenant: Tenant) -> None:
         """The kernel was another worker's: what it was running for us goes on."""

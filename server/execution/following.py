@@ -130,7 +130,7 @@ class Following:
         except PeerRefused as refused:
             if refused.status == 404:
                 raise unknown(self.uid, self.kernel_id) from refused
-            raise
+            raise PeerLost(f"{owner.name} cannot serve it now: {refused}") from refused
         return _from_peer(socket)
 
 

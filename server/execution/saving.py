@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 SAVE_S: Final = 3.0  # between two times that what runs is written
 LOOK_S: Final = 0.5  # between two looks whether anybody is there
 POLL_S: Final = 2.0  # the extension asks once a second, at the least
+GONE_S: Final = 15.0  # a page that has all and asks no more may be connecting again
 MARK: Final = "jupyter_server_nbmodel"
 Node = Any
 
@@ -77,13 +78,13 @@ class Saver:
     async def _follow(self) -> None:
         table = self._table
         while not table.moved:
-            unsaved = self._unsaved()
-            if unsaved and self._is_due() and not self._somebody_looks():
-                await self._save()
+            if due := self._due():
+                await self._save(due)
+            is_busy = table.running or self._unsaved()
             with suppress(TimeoutError):
-                await asyncio.wait_for(table.news.wait(), LOOK_S if unsaved or table.running else None)
+                await asyncio.wait_for(table.news.wait(), LOOK_S if is_busy else None)
         if table.ended:
-            await self._save()  # the kernel is gone, and with it whoever was connected to it
+            await self._save(self._unsaved())  # the kernel is gone, and with it whoever was connected to it
 
     def _unsaved(self) -> list[Execution]:
         """What the notebook may not have: of each cell its newest run."""
@@ -93,17 +94,31 @@ class Saver:
                 newest[row.order.document_path, row.order.cell_id] = row
         return [row for row in newest.values() if row.saved != row.version]
 
-    def _is_due(self) -> bool:
-        is_over = any(row.state == "done" for row in self._unsaved())
-        return time.monotonic() - self._written_at >= (LOOK_S if is_over else SAVE_S)
+    def _due(self) -> list[Execution]:
+        """What is to be written now."""
+        table, now = self._table, time.monotonic()
+        if table.kernel.connections:
+            table.seen_at = now
+        absent_s = now - table.seen_at
+        since_s = now - self._written_at
+        due = [row for row in self._unsaved() if absent_s >= (GONE_S if row.collected else POLL_S)]
+        is_over = any(row.state == "done" for row in due)
+        return due if since_s >= (LOOK_S if is_over else SAVE_S) else []
 
-    def _somebody_looks(self) -> bool:
-        return self._table.kernel.connections > 0 or time.monotonic() - self._table.polled_at < POLL_S
+    async def lost(self) -> list[Execution]:
+        """Results that a page has fetched, and which are not in the notebook as it was saved last."""
+        found = []
+        for row in [row for row in self._unsaved() if row.collected]:
+            with suppress(web.HTTPException):
+                saved_at = await self._saved_at(self._table.kernel.user, row.order.document_path or "", [row])
+                if saved_at is not None and saved_at < row.finished_at:
+                    found.append(row)
+        return found
 
-    async def _save(self) -> None:
+    async def _save(self, due: list[Execution]) -> None:
         self._written_at = time.monotonic()
         by_path: dict[str, list[Execution]] = {}
-        for row in self._unsaved():
+        for row in due:
             by_path.setdefault(row.order.document_path or "", []).append(row)
         for path, rows in by_path.items():
             versions = [row.version for row in rows]

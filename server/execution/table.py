@@ -8,6 +8,7 @@ journal, and asks the recorder for the rest. Knows no HTTP and no notebooks.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -59,7 +60,7 @@ class Table:
         self.news = News()  # whenever something changes that is not of one execution alone
         self.moved: Exception | None = None
         self.ended = False  # the kernel is gone
-        self.polled_at = -1e9  # when somebody has asked for outputs last (time.monotonic)
+        self.seen_at = time.monotonic()  # when somebody was there last; after a move clients need a moment to follow
         self._session = SESSION + self.kernel.kernel_id
         self._keeper = Keeper(journal)
         self._interrupt = interrupt

@@ -29,6 +29,7 @@ from notebook.app import JupyterNotebookApp, NotebookHandler
 
 HERE: Final = Path(__file__).parent
 SETTINGS_DIR: Final = str(HERE / "settings")  # our overrides, and the plugins that are switched off
+TEMPLATES_DIR: Final = str(HERE / "templates")  # our own pages, each made of one of theirs
 EXTENSION_DIR: Final = str(HERE / "extension")  # our own federated extensions; they come first
 # Directories of this server: the front ends tell them to nobody, and its users need not know them.
 _OURS_ALONE: Final = (
@@ -155,7 +156,7 @@ def _without_slashes(app: Any) -> None:
 def _templates(app: Any) -> Environment:
     """The environment in which jupyter_server renders an application's templates."""
     return Environment(
-        loader=FileSystemLoader([app.templates_dir, *app.template_paths]),
+        loader=FileSystemLoader([TEMPLATES_DIR, app.templates_dir, *app.template_paths]),
         extensions=["jinja2.ext.i18n"],
         autoescape=True,
     )

@@ -50,7 +50,7 @@ async def tree(request: web.Request) -> web.Response:
         text = _NOTHING.format(path=html.escape(path))
         return web.Response(status=404, text=text, content_type="text/html", headers=page_headers(request))
     if kind == "directory":
-        return await _page(request, "notebook", "tree.html", treePath=path)
+        return await page(request, "notebook", "tree.html", treePath=path)
     return _to("/notebooks/" if kind == "notebook" else "/files/", path)
 
 
@@ -59,31 +59,31 @@ async def notebooks(request: web.Request) -> web.Response:
     path = _path(request)
     if await _kind(request, path) == "directory":
         return _to("/tree/", path)
-    return await _page(request, "notebook", "notebooks.html")
+    return await page(request, "notebook", "notebooks.html")
 
 
 async def edit(request: web.Request) -> web.Response:
     """`GET /edit/{path}`."""
-    return await _page(request, "notebook", "edit.html")
+    return await page(request, "notebook", "edit.html")
 
 
 async def consoles(request: web.Request) -> web.Response:
     """`GET /consoles/{path}`."""
-    return await _page(request, "notebook", "consoles.html")
+    return await page(request, "notebook", "consoles.html")
 
 
 async def lab(request: web.Request) -> web.Response:
     """`GET /lab…` and `/doc…`: JupyterLab, on a workspace and a path that its address may name."""
     mode = "single-document" if request.path.startswith("/doc") else "multiple-document"
     workspace = request.match_info.get("workspace", "default")
-    return await _page(
+    return await page(
         request, "lab", "index.html", mode=mode, workspace=workspace, treePath=request.match_info.get("path", "")
     )
 
 
 async def lab_not_found(request: web.Request) -> web.Response:
     """Any other address below `/lab`: JupyterLab, which says that it is not there."""
-    return await _page(request, "lab", "index.html", notFoundUrl=request.path)
+    return await page(request, "lab", "index.html", notFoundUrl=request.path)
 
 
 async def without_slash(request: web.Request) -> web.Response:
@@ -91,7 +91,8 @@ async def without_slash(request: web.Request) -> web.Response:
     return redirect(str(request.rel_url.with_path(request.path.rstrip("/"), keep_query=True)))
 
 
-async def _page(request: web.Request, app: str, template: str, **told: Any) -> web.Response:
+async def page(request: web.Request, app: str, template: str, **told: Any) -> web.Response:
+    """A page of `app` for the request's user; `told`: what its page config has besides."""
     catalogue = await catalogue_of(request)
     root = user_directory(request.app[app_keys.SETTINGS].notebooks, request[USER])
     text = catalogue.page(app, template, serverRoot=str(root), **told)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from server.frontend import bundles, events, files, lab_api, nbconvert, pages, small
+from server.frontend import bundles, embed, events, files, lab_api, nbconvert, pages, small
 from server.owned import Handler
 
 SPACE: Final = pages.WORKSPACE
@@ -18,6 +18,8 @@ ROUTES: Final[list[tuple[str, str, Handler]]] = [
     ("GET", "/edit", pages.edit),
     ("GET", "/edit/{path:.*}", pages.edit),
     ("GET", "/consoles/{path:.*}", pages.consoles),
+    ("GET", "/embed/{path:.+}", embed.embed),
+    ("GET", "/embedded/notebooks/{path:.+}", embed.embed),
     # JupyterLab's API and files, before its pages, which take all that is left below /lab
     ("GET", "/lab/api/settings{slash:/?}", lab_api.list_settings),
     ("GET", "/lab/api/settings/{id:.+}", lab_api.get_settings),

@@ -6,7 +6,7 @@ that say who is asking. Two workers on one Redis with one key are what a class s
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import jwt
@@ -17,6 +17,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from pytest_aiohttp.plugin import AiohttpClient
 from redis.asyncio import Redis
 
+from server.cross_origin import setup_cross_origin
 from server.identity import USER, setup_identity
 from server.login_session import derive_session_key
 from server.tokens import TokenVerifier
@@ -80,11 +81,13 @@ def mint(events: Logs, caplog: pytest.LogCaptureFixture) -> Iterator[Mint]:
 def worker(aiohttp_client: AiohttpClient, redis: Redis) -> Worker:
     """Starts a worker; options as of setup_identity. Each has its own memory, and its own browser.
 
-    With `browser=False` its client keeps no cookies: a test sends those that it means.
+    With `browser=False` its client keeps no cookies: a test sends those that it means. `allow_origin`: pages that may
+    call its API from elsewhere.
     """
 
-    async def start(*, browser: bool = True, **options: Any) -> Client:
+    async def start(*, browser: bool = True, allow_origin: Sequence[str] = (), **options: Any) -> Client:
         app = web.Application()
+        setup_cross_origin(app, allow_origin)
         settings: dict[str, Any] = {
             "verifier": TokenVerifier(secret=SECRET),
             "redis": redis,
@@ -112,6 +115,7 @@ def _add_routes(app: web.Application) -> None:
     app.router.add_get("/healthz", _health)
     app.router.add_get("/", _page)
     app.router.add_get("/tree", _page)
+    app.router.add_route("*", "/files/{path:.+}", _page)
     app.router.add_get("/static/{name}", _health)
     app.router.add_route("*", "/api/me", _me)
     app.router.add_post("/api/echo", _echo)

@@ -87,6 +87,16 @@ async def test_a_request_that_comes_again_is_done_once(tmp_path: Path) -> None:
         assert (first.home / "up.txt").read_bytes() == b"onetwo"
 
 
+async def test_a_name_that_was_only_meant_goes_to_whoever_takes_it(tmp_path: Path) -> None:
+    """A worker noted what a request was about to make, and was killed before it made it."""
+    async with desk_in(tmp_path) as desk:
+        await desk.call("PUT", "a.txt", text("x"))
+        with ledger.held(ledger.ledger_path(tmp_path / "c", "ada"), 1) as held:
+            held.intend("first", "untitled")
+        paths = [(await desk.call("POST", request=request)).model["path"] for request in ("second", "first", "second")]
+        assert paths == ["untitled", "untitled1", "untitled"]
+
+
 async def test_saves_at_once_leave_one_of_them_whole(tmp_path: Path) -> None:
     async with desk_in(tmp_path) as one, desk_in(tmp_path) as other:
         contents = [str(n) * 50_000 for n in range(8)]

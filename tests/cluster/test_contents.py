@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning"),  # this client's, about itself
 ]
 
-ROUNDS: Final = 6
+ROUNDS: Final = 4
 SIZE: Final = 2_000_000
 
 
@@ -120,11 +120,12 @@ async def test_what_was_in_flight_when_its_owner_died_is_made_once(new_stack: Ne
             for student in apart
         ]
         await asyncio.sleep(0.01)
+        mark = stack.mark()
         os.kill(stack.worker_of(headers[OWNER_HEADER]), signal.SIGKILL)
         answers = await asyncio.gather(*asked)
+        await asyncio.to_thread(stack.wait_event, "worker_registered", mark)
         assert [status for status, _, _ in answers] == [201] * len(apart)
         made = sorted(model["path"] for _, model, _ in answers)
         listed = (await apart[0].call("GET", "/api/contents"))[1]["content"]
         assert sorted(each["path"] for each in listed if each["type"] == "file") == made
         assert len(set(made)) == len(apart)
-        await asyncio.to_thread(stack.wait_ready)

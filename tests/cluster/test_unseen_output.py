@@ -18,6 +18,7 @@ from tests.cluster.test_durable import (
     HALF,
     TURN_S,
     ended,
+    full,
     gated,
     kill_owner,
     post,
@@ -107,7 +108,7 @@ async def test_while_a_page_is_there_it_saves_by_itself(stack: Stack, tmp_path: 
 @pytest.mark.timeout(240)
 async def test_the_next_owner_writes_what_came_at_the_last_one(new_stack: NewStack, tmp_path: Path) -> None:
     stack = new_stack()
-    async with student_of(stack, "ada") as student:
+    async with full(stack), student_of(stack, "ada") as student:
         await write_notebook(student)
         gate, runs = tmp_path / "gate", tmp_path / "runs"
         await post(student, gated(gate, runs), metadata=IN_CELL)

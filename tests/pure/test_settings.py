@@ -50,6 +50,7 @@ def test_given_values_are_read() -> None:
             "PORT": "9000",
             "KERNELRING_NOTEBOOKS": "books",
             "KERNELRING_KERNEL_ENV": "LANG, TZ,",
+            "KERNELRING_ALLOW_ORIGIN": "https://a.example, http://127.0.0.1:8080 https://a.example,http://[::1]:1",
             "KERNELRING_LOG_FORMAT": "JSON",
             "KERNELRING_SESSION_HOURS": "0.5",
         }
@@ -58,6 +59,7 @@ def test_given_values_are_read() -> None:
     assert settings.port == 9000
     assert settings.notebooks == Path.cwd() / "books"
     assert settings.kernel_env == ("LANG", "TZ")
+    assert settings.allow_origin == ("https://a.example", "http://127.0.0.1:8080", "http://[::1]:1")
     assert settings.log_format == "json"
     assert settings.session_hours == 0.5
 
@@ -83,6 +85,15 @@ def test_given_values_are_read() -> None:
         ("KERNELRING_KERNEL_ENV", "REDIS_URL"),
         ("KERNELRING_KERNEL_ENV", "LANG,KERNELRING_JWT_SECRET"),
         ("KERNELRING_KERNEL_ENV", "JPY_PARENT_PID"),
+        ("KERNELRING_ALLOW_ORIGIN", "*"),
+        ("KERNELRING_ALLOW_ORIGIN", "null"),
+        ("KERNELRING_ALLOW_ORIGIN", "https://*.school.example"),
+        ("KERNELRING_ALLOW_ORIGIN", "https://school.example/"),
+        ("KERNELRING_ALLOW_ORIGIN", "https://School.example"),
+        ("KERNELRING_ALLOW_ORIGIN", "https://school.example:443"),
+        ("KERNELRING_ALLOW_ORIGIN", "http://school.example:80000"),
+        ("KERNELRING_ALLOW_ORIGIN", "https://a@school.example"),
+        ("KERNELRING_ALLOW_ORIGIN", "https://good.example school.example"),
         ("KERNELRING_RUNTIME_DIR", "/run/\0"),
         ("KERNELRING_NOTEBOOKS", "~nobody-of-that-name/x"),
     ],
