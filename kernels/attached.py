@@ -24,7 +24,7 @@ from kernels.backlog import Backlog
 from kernels.endings import Endings
 from kernels.errors import KernelGone, KernelMoved, KernelsError, PortLost
 from kernels.framing import Number
-from kernels.lifecycle import Action, Fail, Lifecycle, Request, Restart, Tell
+from kernels.lifecycle import HOPELESS, Action, Fail, Lifecycle, Request, Restart, Tell
 from kernels.recorded import Recorded
 from kernels.resume import Resume
 from kernels.seat import Seat
@@ -58,6 +58,7 @@ class AttachedKernel:
         self._overrun = False  # whether clients were told that the kernel can be given no more
         self.held_back = False
         self._last_words = False
+        self.untold = ""  # why the process before this one ended, or this one, unless that was asked for
 
     # -- attaching ------------------------------------------------------------------------------------------------
 
@@ -138,7 +139,7 @@ class AttachedKernel:
         is_request = message.channel != "stdin" and header["msg_type"].endswith("_request")
         if self._wires is None:
             if is_request:
-                self.fail(Request(header, message.channel, client), "The kernel is dead. Restart it to go on.")
+                self.fail(Request(header, message.channel, client), f"The kernel has ended. {HOPELESS}")
             return
         waiting = len(self.life.pending) if message.channel == "shell" else 0
         if self._unsettled.full(message.channel) or waiting >= MAX_MESSAGES:
@@ -291,6 +292,7 @@ class AttachedKernel:
         """A restart was asked for; until `attach_new` clients wait."""
         self._cut()
         self.act(self.life.restarting(reason))
+        self.untold = ""
 
     def gave_up(self, reason: str) -> None:
         """The kernel could not be started (again)."""
@@ -338,10 +340,17 @@ class AttachedKernel:
                     self.fail(request, reason)
                 case Tell(state, reason):
                     log.info("kernel_state", kernel=self.kernel_id, user=self.user, state=state, reason=reason)
-                    self.say("iopub", "stream", {"name": "stderr", "text": f"[kernelring] {reason}\n"}, {}, None)
-                    self.say("iopub", "status", {"execution_state": state}, {}, None)
+                    self.tell(reason, state, None)
+                    self.untold = reason
+                    self._seating.ended()
                 case Restart():
                     self._on_restart(self)
+
+    def tell(self, reason: str, state: str | None, to: str | None) -> None:
+        """Say in words, which belong to no cell, what has become of the kernel; and its state."""
+        self.say("iopub", "stream", {"name": "stderr", "text": f"[kernelring] {reason}\n"}, {}, to)
+        if state:
+            self.say("iopub", "status", {"execution_state": state}, {}, to)
 
     def fail(self, request: Request, reason: str) -> None:
         """Answer a request with an error, in the place of the kernel."""

@@ -17,8 +17,8 @@ import structlog
 import zmq
 from jupyter_client.kernelspec import NoSuchKernel
 
-from kernels.adoption import Unrecorded
 from kernels.attached import AttachedKernel
+from kernels.connecting import Connecting
 from kernels.errors import (
     BadRequest,
     ClaimRefused,
@@ -32,10 +32,8 @@ from kernels.errors import (
 from kernels.house_rules import HouseOptions, Rule
 from kernels.kernel_manager import NurseryKernelManager
 from kernels.nursery_client import ClaimLost, ClaimWanted, Event, KernelExited, NurseryBack, NurseryClient
-from kernels.recorded import Recorded
 from kernels.records import KernelRecord, checked_kernel_id, checked_notes
 from kernels.tenant import Tenant
-from kernels.wires import is_bound
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +47,7 @@ class House:
     def __init__(self, nursery: NurseryClient, context: zmq.Context[Any], rule: Rule, options: HouseOptions) -> None:
         self._nursery = nursery
         self._context = context
+        self._connecting = Connecting(nursery, context, options)
         self._rule = rule
         self._options = options
         self._tenants: dict[str, Tenant] = {}
@@ -135,15 +134,26 @@ class House:
         except (BadRequest, UnknownKernel):
             return None
 
-    async def end(self, tenant: Tenant, reason: str) -> None:
-        """End a kernel: the one place where that happens. Nothing of it is left afterwards."""
+    async def farewell(self, user: str, kernel_id: str) -> str | None:
+        """Why a kernel of the user's that is gone has ended: a sentence, "" if it was the user, None if not known."""
+        with suppress(BadRequest):  # no kernel has such an id; or the nursery is of an older version, as below
+            return await self._nursery.farewell(user, kernel_id)
+        return None
+
+    async def end(self, tenant: Tenant, reason: str, farewell: str = "") -> None:
+        """End a kernel: the one place where that happens. Nothing of it is left afterwards.
+
+        `reason` is for the log, `farewell` for its user: a sentence, for whom it is news.
+        """
         kernel_id = tenant.record.kernel_id
         if self._tenants.pop(kernel_id, None) is None:
             raise UnknownKernel(kernel_id)
         self._in_hand.add(kernel_id)
-        tenant.kernel.ended(reason)
+        tenant.kernel.ended(farewell or reason)
         try:
             async with tenant.lock:
+                with suppress(BadRequest):
+                    await self._nursery.bid_farewell(tenant.record.user, kernel_id, farewell)
                 await tenant.manager.shutdown_kernel()
                 await self._nursery.end(kernel_id, reason)
         finally:
@@ -306,6 +316,7 @@ class House:
         kernel = self._kernel(record.kernel_id, record.user)
         if record.exit is None:
             kernel.life.adopted(time.monotonic())
+            kernel.untold = record.farewell if record.recorder else ""  # others do not say whom they have served
         tenant = self._tenants[record.kernel_id] = Tenant(kernel, manager, record)
         self._spawn(self._bring_up(tenant, running=True), "adopt")
         self.on_adopted(tenant)
@@ -345,7 +356,7 @@ class House:
             if record.exit:
                 self._tell_exit(tenant, record)
             else:
-                await self._connect(tenant, record, epoch, boot, running=running, claimed=claimed)
+                await self._connecting.connect(tenant, record, epoch, boot, running=running, claimed=claimed)
             if not claimed:
                 await self._nursery.claim(kernel_id, epoch, boot)  # now the owner before us lets go
             log.info("kernel_attached", user=kernel.user, kernel=kernel_id, epoch=epoch, boot=boot, adopted=running)
@@ -359,22 +370,6 @@ class House:
             if not kernel.is_cut:  # else the process has ended, which is told already, or is nobody's any more
                 kernel.gave_up(f"The kernel cannot be reached: {error}.")
 
-    async def _connect(
-        self, tenant: Tenant, record: KernelRecord, epoch: int, boot: str, *, running: bool, claimed: bool
-    ) -> None:
-        async def claim() -> None:
-            await self._nursery.claim(record.kernel_id, epoch, boot, quiet=True)
-
-        info = dict(tenant.manager.get_connection_info())
-        way = Recorded(epoch, boot, claim) if record.recorder else Unrecorded(claim)
-        if running and is_bound(info):
-            await tenant.kernel.attach_running(self._context, info, way)
-            return
-        if not claimed:
-            await claim()
-        bound = record.bound and record.recorder
-        await tenant.kernel.attach_new(self._context, info, way, self._options.start_timeout_s, bound=bound)
-
     def _restart_by_itself(self, kernel: AttachedKernel) -> None:
         tenant = self._tenants.get(kernel.kernel_id)
         if tenant:
@@ -386,6 +381,7 @@ class House:
                 raise UnknownKernel(tenant.record.kernel_id)
             if told:
                 tenant.kernel.restarting(told)
+            tenant.manager.farewell = tenant.kernel.untold
             try:
                 await tenant.manager.restart_kernel(now=now)
                 tenant.record = await self._nursery.get(tenant.record.kernel_id)

@@ -53,7 +53,8 @@ class NurseryKernelManager(AsyncKernelManager):
 
     recorder_mib: float = 4.0
     """How much of its output a Python kernel remembers; its owner may set it before the start. So it may `claim` and
-    `notes`: the epoch and boot id under which the kernel is claimed with its first start, and what is kept with it."""
+    `notes`: the epoch and boot id under which the kernel is claimed with its first start, and what is kept with it. And
+    before a restart `farewell`, which the next process' record carries (see `KernelRecord`)."""
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class NurseryKernelManager(AsyncKernelManager):
         self.end_reason = "shut down"
         self.claim: tuple[int, str] = (0, "")
         self.notes: dict[str, Any] = {}
+        self.farewell = ""
         super().__init__(
             context=_for_asyncio(zmq_context),
             kernel_name=kernel_name,

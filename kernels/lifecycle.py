@@ -14,6 +14,8 @@ Phase = Literal["starting", "alive", "restarting", "dead"]
 
 RESTART_LIMIT: Final = 5  # as jupyter_client's KernelRestarter: give up after so many deaths in a row
 STABLE_S: Final = 10.0  # and forget earlier deaths after so long a life
+FRESH: Final = "A new one takes its place; variables are lost."
+HOPELESS: Final = "It is not started again by itself. Start a new one, or restart it, to go on."
 LOST_PROBE: Final = "probe"  # the busy mark of an adopted kernel whose state is not known yet
 
 
@@ -118,12 +120,12 @@ class Lifecycle:
         hopeless = self.phase == "starting" or self._deaths > RESTART_LIMIT
         failed = self._fail_all(reason)
         if hopeless:
-            return [*failed, *self._enter("dead", reason)]
-        return [*failed, *self._enter("restarting", reason), Restart()]
+            return [*failed, *self._enter("dead", f"{reason} {HOPELESS}")]
+        return [*failed, *self._enter("restarting", f"{reason} {FRESH}"), Restart()]
 
     def gave_up(self, reason: str) -> list[Action]:
         """The kernel could not be started again."""
-        return [*self._fail_all(reason), *self._enter("dead", reason)]
+        return [*self._fail_all(reason), *self._enter("dead", f"{reason} {HOPELESS}")]
 
     def _enter(self, phase: Literal["restarting", "dead"], reason: str) -> list[Action]:
         self.phase = phase

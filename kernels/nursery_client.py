@@ -159,6 +159,15 @@ class NurseryClient:
         """
         await self._call("end", kernel_id=kernel_id, reason=reason)
 
+    async def bid_farewell(self, user: str, kernel_id: str, words: str) -> None:
+        """Keeps the words for whoever asks why the kernel is gone; "" when its user has ended it."""
+        await self._call("bid_farewell", user=user, kernel_id=kernel_id, words=words)
+
+    async def farewell(self, user: str, kernel_id: str) -> str | None:
+        """Why a kernel of the user's has ended; None when that is not known."""
+        words: str | None = (await self._call("farewell", user=user, kernel_id=kernel_id))["words"]
+        return words
+
     async def status(self) -> dict[str, Any]:
         """pid, up_s, grace_s, workers (their names), kernels (how many)."""
         return await self._call("status")

@@ -21,6 +21,7 @@ import structlog
 
 from kernels import nursery_wire
 from kernels.errors import BadRequest, ClaimRefused, KernelsError, SpawnRefused
+from kernels.farewells import Farewells
 from kernels.nursery_state import Kernels
 from kernels.nursery_zygote import LOOK_S, Nest
 from kernels.records import KernelRecord, SpawnOrder, checked_kernel_id, checked_notes, number_of, text_of
@@ -68,6 +69,7 @@ class Desk:
         self._grace_s = grace_s
         self._began = time.monotonic()
         self._kernels = Kernels(runtime / "k", self._kernel_exited, self._nest)
+        self._farewells = Farewells()
         self._visitors: set[Visitor] = set()
         self._holders: dict[str, tuple[str, Visitor]] = {}
         self._strangers: set[str] = set()  # kernels that somebody has claimed who is not here (any more)
@@ -88,6 +90,8 @@ class Desk:
             "yielded": self._yielded,
             "note": self._note,
             "end": self._end,
+            "bid_farewell": self._bid_farewell,
+            "farewell": self._farewell,
             "status": self._status,
             "rewarm": self._rewarm,
             "shutdown": self._shutdown,
@@ -107,6 +111,7 @@ class Desk:
         server = await asyncio.start_unix_server(self._visit, self._socket, limit=nursery_wire.LINE_BYTES)
         log.info("nursery_up", pid=os.getpid(), kernels=len(self._kernels.records()), grace_s=self._grace_s)
         tending = [asyncio.create_task(_every(TRIM_S, self._kernels.trim_logs))]
+        tending.append(asyncio.create_task(_every(TRIM_S, self._kernels.oom.look)))
         tending.append(asyncio.create_task(_every(SWEEP_S, self._kernels.sweep)))
         if self._nest is not None:
             tending.append(asyncio.create_task(_every(LOOK_S, self._nest.look)))
@@ -308,6 +313,14 @@ class Desk:
         self._strangers.discard(kernel_id)
         log.info("kernel_ended", kernel=kernel_id, reason=request["reason"], who=visitor.who)
         return {}
+
+    async def _bid_farewell(self, visitor: Visitor, request: Answer) -> Answer:
+        user, words = text_of(request, "user"), text_of(request, "words", empty=True)
+        self._farewells.keep(user, _kernel_id(request), words)
+        return {}
+
+    async def _farewell(self, visitor: Visitor, request: Answer) -> Answer:
+        return {"words": self._farewells.of(text_of(request, "user"), _kernel_id(request))}
 
     async def _status(self, visitor: Visitor, request: Answer) -> Answer:
         return {

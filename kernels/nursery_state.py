@@ -22,6 +22,7 @@ import structlog
 from kernels import bounded_log, nursery_disk, processes
 from kernels.errors import ClaimRefused, KernelStuck, SpawnRefused, UnknownKernel
 from kernels.nursery_zygote import Nest, NoSpare
+from kernels.oom import OomKills
 from kernels.records import Exit, KernelRecord, SpawnOrder, checked_notes, now_utc
 from kernels.zygote_wire import BOUND
 
@@ -62,6 +63,7 @@ class Kernels:
         self._nest = nest
         self._on_exit = on_exit
         self._wards: dict[str, Ward] = {}
+        self.oom = OomKills()
 
     def recover(self) -> None:
         """Takes over what an earlier nursery has left: watches what runs, notes what has ended."""
@@ -251,7 +253,7 @@ class Kernels:
         self._on_exit(ward.record)
 
     def _told(self, ward: Ward, status: int | None) -> Exit:
-        found = Exit.of_status(status)
+        found = Exit.of_status(status, for_memory=self.oom.lately())
         if ward.ending:
             return replace(found, reason=f"ended: {ward.ending}")
         if ward.born and time.monotonic() - ward.born < EARLY_S and found.code != 0:
@@ -320,6 +322,7 @@ def _first_record(order: SpawnOrder, before: KernelRecord | None, pid: int, star
         claim_boot=before.claim_boot if before else order.claim_boot,
         notes=before.notes if before else order.notes,
         recorder=order.recorder,
+        farewell=order.farewell,
     )
 
 

@@ -171,6 +171,7 @@ class NurseryProvisioner(KernelProvisionerBase):
             claim_epoch=self.manager.claim[0],
             claim_boot=self.manager.claim[1],
             notes=self.manager.notes,
+            farewell=self.manager.farewell,
         )
 
     def _attach(self, record: KernelRecord) -> None:

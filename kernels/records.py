@@ -22,6 +22,8 @@ from kernels.errors import BadRequest
 NOTES_BYTES = 64 * 1024
 """The most that an owner may keep in a kernel's record."""
 
+OUT_OF_MEMORY = "there was not enough memory, and the operating system killed it (signal 9, SIGKILL)"
+
 _KERNEL_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 State = Literal["running", "exited"]
@@ -37,13 +39,16 @@ class Exit:
     reason: str
 
     @classmethod
-    def of_status(cls, status: int | None) -> Exit:
-        """From a wait status (as waitpid and /proc have it); None: nobody saw it."""
+    def of_status(cls, status: int | None, *, for_memory: bool = False) -> Exit:
+        """From a wait status (as waitpid and /proc have it); None: nobody saw it. `for_memory`: at this moment the
+        operating system has killed something for want of memory."""
         if status is None:
             return cls(None, None, "exited while the nursery was away: exit code unknown")
         code = os.waitstatus_to_exitcode(status)
         if code >= 0:
             return cls(code, None, f"exited with code {code}")
+        if for_memory and -code == signal.SIGKILL:
+            return cls(None, -code, OUT_OF_MEMORY)
         return cls(None, -code, f"killed by signal {-code} ({_signal_name(-code)})")
 
     @property
@@ -63,6 +68,7 @@ class KernelRecord:
     every restart. `claim_epoch` and `claim_boot` name the owner that holds the kernel (0 and "" for none).
     `notes` belong to the owner; the nursery only keeps them. `recorder`: it has a flight recorder. `warm`: it was
     forked from the zygote. `bound`: it has said that its sockets are there; a nursery that came later does not know.
+    `farewell`: why the process before this one ended, unless that was asked for.
     """
 
     kernel_id: str
@@ -82,6 +88,7 @@ class KernelRecord:
     recorder: bool = False
     warm: bool = False
     bound: bool = False
+    farewell: str = ""
 
     def is_held_by(self, epoch: int, boot: str) -> bool:
         """Whether the newest claim is this one."""
@@ -116,6 +123,7 @@ class KernelRecord:
             recorder=found.get("recorder") is True,
             warm=found.get("warm") is True,
             bound=found.get("bound") is True,
+            farewell=str(found.get("farewell", "")),
         )
 
 
@@ -124,7 +132,7 @@ class SpawnOrder:
     """What to start. `env` is the complete environment: nothing is inherited. It carries no key:
     `directory` already holds connection.json. `recorder`: the command is one of `kernels.inside`. `forkable`: a
     zygote's child can do what the command does. `claim_epoch`, `claim_boot` and `notes` are for the first start of a
-    kernel, and of that only; a restart keeps what the kernel has."""
+    kernel, and of that only; a restart keeps what the kernel has. `farewell`: as in the record."""
 
     kernel_id: str
     user: str
@@ -139,6 +147,7 @@ class SpawnOrder:
     claim_epoch: int = 0
     claim_boot: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
+    farewell: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold; `from_json` is its inverse."""
@@ -162,6 +171,7 @@ class SpawnOrder:
             claim_epoch=number_of(found, "claim_epoch"),
             claim_boot=text_of(found, "claim_boot", empty=True),
             notes=checked_notes(found.get("notes")),
+            farewell=text_of(found, "farewell", empty=True),
         )
 
 

@@ -26,3 +26,8 @@ class Resume:
     since: str | None = None
     got: Number | None = None
     replies: list[str] = field(default_factory=list)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing is known of the client: it is new, or its entry worker is."""
+        return self.after is None and self.number is None and self.got is None and not self.pending

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kernels.backlog import Backlog
 from kernels.errors import KernelGone
-from kernels.lifecycle import Lifecycle, Request
+from kernels.lifecycle import HOPELESS, Lifecycle, Request
 from kernels.recorded import Recorded
 from kernels.resume import Resume
 from kernels.seat import Seat
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # A client that went away keeps its place for so long. JupyterLab's seven tries to reconnect take about two minutes.
 SEAT_KEPT_S: Final = 300.0
+ONE_PAGE_S: Final = 10.0  # within which a page has made all of its connections
 
 
 class Seating:
@@ -34,6 +35,7 @@ class Seating:
         self._backlog = backlog
         self._life = life
         self._seats: dict[str, Seat] = {}
+        self._told_s: float | None = None  # when the first newcomer was told what has become of the kernel
         self.open_since = datetime.now(UTC)  # when the kernel was attached here
 
     @property
@@ -58,12 +60,39 @@ class Seating:
         """Return the seat of a client; an older connection of the same client loses it. `own`: it is the server's."""
         self._forget_empty()
         before = self._seats.pop(resume.client, None)
+        is_new, is_heard = before is None and resume.is_new, self._is_heard(way)
         seat = self._resume_recorded(way, resume, before) if isinstance(way, Recorded) else self._resume(resume, before)
         self._seats[resume.client] = seat
         seat.own = own
+        if is_new and not own:
+            self._tell_newcomer(seat, is_heard=is_heard)
         if before:
             before.close(KernelGone("replaced by a newer connection of the same client"))
         return seat
+
+    def _is_heard(self, way: Adoption | None) -> bool:
+        """Whether somebody has been at this process before, who was then told why the one before it ended.
+
+        A socket that was open proves nothing: the laptop may be closed. Whoever was told comes back to the new process,
+        and with a recorder that is known for as long as it runs. All connections of one page are newcomers.
+        """
+        if self._told_s is not None:
+            return time.monotonic() - self._told_s > ONE_PAGE_S
+        return bool(way.acks) if isinstance(way, Recorded) else self.connections > 0
+
+    def _tell_newcomer(self, seat: Seat, *, is_heard: bool) -> None:
+        """Say what became of the kernel while nobody was here."""
+        why = self._kernel.untold
+        if self._life.phase == "dead":
+            seat.cursor = self._backlog.last  # what was said when it ended is said here
+            self._kernel.tell(why or f"The kernel has ended. {HOPELESS}", "dead", seat.client)
+        elif why and not is_heard:
+            self._told_s = self._told_s or time.monotonic()
+            self._kernel.tell(why, None, seat.client)
+
+    def ended(self) -> None:
+        """The process has ended: there will be something new to tell."""
+        self._told_s = None
 
     def wake(self) -> None:
         """There may be something to read."""

@@ -76,13 +76,17 @@ async def _signed(answer: Awaitable[web.StreamResponse], header: str, membership
 
 
 async def local(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Run an owner's handler, with the errors that all of them share in Jupyter's form."""
+    """Run an owner's handler, with the errors that all of them share in Jupyter's form.
+
+    The `reason` of the 404 for a kernel that was there is the sentence why it ended, "" if its user ended it.
+    """
     try:
         return await handler(request)
     except UnknownKernel as error:
         # The error's text is the id from here, and a sentence from the nursery.
         kernel_id = request.match_info.get("kernel_id", str(error))
-        raise api_error(404, f"Kernel does not exist: {kernel_id}") from error
+        why = await request.app[app_keys.HOUSE].farewell(request[USER], kernel_id)
+        raise api_error(404, f"Kernel does not exist: {kernel_id}", why) from error
 
 
 async def json_object(request: web.Request) -> dict[str, Any] | None:

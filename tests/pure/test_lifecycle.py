@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kernels.lifecycle import RESTART_LIMIT, STABLE_S, Action, Fail, Lifecycle, Request, Restart, Tell
+from kernels.lifecycle import FRESH, HOPELESS, RESTART_LIMIT, STABLE_S, Action, Fail, Lifecycle, Request, Restart, Tell
 
 
 def request(msg_id: str, client: str = "ann") -> Request:
@@ -94,7 +94,11 @@ def test_a_restart_asked_for_fails_what_runs_and_tells_once() -> None:
 
 def test_a_death_fails_what_runs_then_tells_then_restarts() -> None:
     life = running("m1")
-    assert life.exited("killed", 1.0) == [Fail(request("m1"), "killed"), Tell("restarting", "killed"), Restart()]
+    assert life.exited("killed", 1.0) == [
+        Fail(request("m1"), "killed"),
+        Tell("restarting", f"killed {FRESH}"),
+        Restart(),
+    ]
     assert life.pending == {}
 
 
@@ -103,7 +107,7 @@ def test_a_kernel_that_dies_while_it_starts_is_dead() -> None:
     life.sent("m1", request("m1"))
     assert life.exited("no such module", 1.0) == [
         Fail(request("m1"), "no such module"),
-        Tell("dead", "no such module"),
+        Tell("dead", f"no such module {HOPELESS}"),
     ]
     assert life.execution_state == "dead"
 
@@ -113,13 +117,13 @@ def test_a_kernel_that_keeps_dying_is_given_up_after_the_limit() -> None:
     for _ in range(RESTART_LIMIT):
         assert life.exited("crash", 1.0)[-1] == Restart()
         life.alive(1.0)
-    assert life.exited("crash", 1.0) == [Tell("dead", "crash")]
+    assert life.exited("crash", 1.0) == [Tell("dead", f"crash {HOPELESS}")]
 
 
 def test_a_kernel_that_dies_before_it_answers_again_is_given_up_after_the_limit_too() -> None:
     life = living()
     told = [life.exited("crash", 1.0)[-1] for _ in range(RESTART_LIMIT + 1)]
-    assert told == [Restart()] * RESTART_LIMIT + [Tell("dead", "crash")]
+    assert told == [Restart()] * RESTART_LIMIT + [Tell("dead", f"crash {HOPELESS}")]
 
 
 def test_a_long_life_makes_earlier_deaths_forgotten() -> None:
@@ -142,14 +146,14 @@ def test_a_restart_asked_for_makes_earlier_deaths_forgotten() -> None:
 
 def test_the_end_of_a_kernel_that_was_given_up_is_no_news_and_no_reason_to_start_it() -> None:
     life = living()
-    assert life.gave_up("does not answer") == [Tell("dead", "does not answer")]
+    assert life.gave_up("does not answer") == [Tell("dead", f"does not answer {HOPELESS}")]
     assert life.exited("killed", 1.0) == []
     assert life.execution_state == "dead"
 
 
 def test_giving_up_fails_what_waits() -> None:
     life = running("m1")
-    assert life.gave_up("why") == [Fail(request("m1"), "why"), Tell("dead", "why")]
+    assert life.gave_up("why") == [Fail(request("m1"), "why"), Tell("dead", f"why {HOPELESS}")]
     assert life.pending == {}
 
 

@@ -1,0 +1,47 @@
+"""How an owner connects to the process of a kernel of its: anew, or in the place of another owner.
+
+Owns the choice between the two ways of adoption and between their two beginnings. Who may, and what follows when it
+comes to nothing, is the house's matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+
+from kernels.adoption import Unrecorded
+from kernels.house_rules import HouseOptions
+from kernels.nursery_client import NurseryClient
+from kernels.recorded import Recorded
+from kernels.records import KernelRecord
+from kernels.tenant import Tenant
+from kernels.wires import is_bound
+
+
+@dataclass(frozen=True, slots=True)
+class Connecting:
+    """With what a house connects to its kernels."""
+
+    nursery: NurseryClient
+    context: zmq.Context[Any]
+    options: HouseOptions
+
+    async def connect(
+        self, tenant: Tenant, record: KernelRecord, epoch: int, boot: str, *, running: bool, claimed: bool
+    ) -> None:
+        """Attach under this claim. `running`: another owner may be connected until then. `claimed`: it is ours."""
+
+        async def claim() -> None:
+            await self.nursery.claim(record.kernel_id, epoch, boot, quiet=True)
+
+        info = dict(tenant.manager.get_connection_info())
+        way = Recorded(epoch, boot, claim) if record.recorder else Unrecorded(claim)
+        if running and is_bound(info):
+            await tenant.kernel.attach_running(self.context, info, way)
+            return
+        if not claimed:
+            await claim()
+        bound = record.bound and record.recorder
+        await tenant.kernel.attach_new(self.context, info, way, self.options.start_timeout_s, bound=bound)
