@@ -233,9 +233,9 @@ async def events_of(
     told = ""
     while True:
         if not only_end and place != row.feed.place:
-            for event in _after(row, place):
+            happened, place = _after(row, place), row.feed.place
+            for event in happened:
                 yield event
-            place = row.feed.place
             continue  # it may have gone on while that was sent
         if row.question and row.question.header["msg_id"] != told:
             told = row.question.header["msg_id"]
