@@ -32,6 +32,9 @@ KNOWN: Final = {
     "Cannot read properties of undefined (reading 'schema')": (
         "Notebook 7.6 looks for the settings of a plugin of JupyterLab's that it leaves out; as on a jupyter_server"
     ),
+    "reading 'updateRenderOption'": "JupyterLab's progress bar has its settings before its notebook, or after its end",
+    "Could not restore the debugger state: Canceled future": "JupyterLab asks a kernel's debugger, and a restart comes",
+    "Comm not found for comm id": "the kernel tells all pages of the end of a comm that another page has opened",
 }
 
 

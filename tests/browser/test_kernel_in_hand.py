@@ -54,8 +54,8 @@ def test_cells_that_wait_behind_an_interrupted_one_do_not_run(ada: Student) -> N
 def test_a_console_runs_a_line(ada: Student) -> None:
     page = ada.browser().new_page()
     page.goto(f"{ada.stack.url}/consoles/lesson")
+    dialog(page).get_by_role("button", name="Select", exact=True).click()
     prompt = page.locator(".jp-CodeConsole-promptCell .cm-content")
-    expect(prompt).to_be_visible(timeout=SOON_MS)
     expect(page.locator(".jp-CodeConsole-banner")).to_contain_text("Python 3", timeout=SOON_MS)
     prompt.fill("print(6 * 7)")
     prompt.press("Shift+Enter")
