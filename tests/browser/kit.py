@@ -34,6 +34,9 @@ KNOWN: Final = {
     ),
     "reading 'updateRenderOption'": "JupyterLab's progress bar has its settings before its notebook, or after its end",
     "Could not restore the debugger state: Canceled future": "JupyterLab asks a kernel's debugger, and a restart comes",
+    "Canceled future for kernel_info_request": (
+        "JupyterLab connects anew when it asks for a restart, and again when the server tells all pages of it"
+    ),
     "Comm not found for comm id": "the kernel tells all pages of the end of a comm that another page has opened",
 }
 
