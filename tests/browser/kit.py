@@ -37,6 +37,7 @@ KNOWN: Final = {
     "Canceled future for kernel_info_request": (
         "JupyterLab connects anew when it asks for a restart, and again when the server tells all pages of it"
     ),
+    "script: Disposed": "something that JupyterLab was waiting for when that part of the page was closed",
     "Comm not found for comm id": "the kernel tells all pages of the end of a comm that another page has opened",
 }
 
@@ -141,13 +142,21 @@ class Notebook:
 
     def open(self, *, kernel: str = "idle") -> Notebook:
         """Go there; return when its first cell is shown and its kernel is in that state."""
-        self.page.goto(self._address)
+        with self._connecting():
+            self.page.goto(self._address)
         return self.is_ready(kernel=kernel)
 
     def reload(self, *, kernel: str = "idle") -> Notebook:
         """As the browser's button does."""
-        self.page.reload()
+        with self._connecting():
+            self.page.reload()
         return self.is_ready(kernel=kernel)
+
+    @contextmanager
+    def _connecting(self) -> Iterator[None]:
+        """Until the page connects to a kernel. (A cell that is run before is not run, as in any JupyterLab.)"""
+        with self.page.expect_websocket(lambda socket: "/channels" in socket.url, timeout=SOON_MS):
+            yield
 
     def is_ready(self, *, kernel: str = "idle") -> Notebook:
         """Wait until its first cell is shown and its kernel is in that state."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from playwright.sync_api import expect
 
 from tests.browser.conftest import NewStudent
@@ -32,7 +30,7 @@ def test_two_tabs_never_overwrite_each_other_without_asking(ada: Student) -> Non
     question = dialog(second.page)
     expect(question).to_contain_text("has changed on disk", timeout=SOON_MS)
     assert ada.notebook_on_disk("two.ipynb").cells[0].source == "'of the first tab'"
-    question.get_by_role("button", name=re.compile("Revert")).click()
+    question.get_by_text("Revert", exact=True).click()
     expect(second.editor(0)).to_have_text("'of the first tab'", timeout=SOON_MS)
 
 
