@@ -92,10 +92,16 @@ def test_a_page_that_was_closed_and_an_owner_that_was_killed_cost_no_line(bo: St
 
 def test_nobody_comes_back_and_the_file_has_it_all(bo: Student) -> None:
     first = bo.browser()
-    started(bo, first)
+    bo.put_notebook(first, "long.ipynb", LINES.format(lines=9).strip(), "print('done before, and not saved')")
+    notebook = bo.open(first, "long.ipynb")
+    notebook.run_and_see(1, "done before")
+    notebook.is_done(1, 1)
+    let(bo, 0)
+    notebook.run_and_see(0, "line 0")
     first.close()
     let(bo, *range(9))
     assert on_disk(bo, 9) == WHOLE
+    assert bo.notebook_on_disk("long.ipynb").cells[1].outputs[0].text == "done before, and not saved\n"
 
 
 def test_a_question_that_was_asked_while_nobody_looked_is_answered_from_a_new_page(bo: Student) -> None:
