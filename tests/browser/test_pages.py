@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect,
 
 from local.stack import Stack
 from server.workdir import user_directory
-from tests.browser.test_home import FLAGS
+from tests.browser.conftest import FLAGS
 from tests.cluster.conftest import running
 from tests.redis_server import RedisServer
 

@@ -20,7 +20,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from local.stack import Stack
-from tests.browser.test_home import FLAGS
+from tests.browser.conftest import FLAGS
 from tests.cluster.conftest import running
 from tests.cluster.test_farewells import WHY, bid_farewell
 from tests.redis_server import RedisServer
