@@ -17,8 +17,8 @@ from playwright.sync_api import Browser, Frame, FrameLocator, Page, expect, sync
 
 from local.stack import Stack
 from server.workdir import user_directory
-from tests.browser.site import Site
 from tests.browser.conftest import FLAGS
+from tests.browser.site import Site
 from tests.browser.test_home import SOON_MS
 from tests.cluster.conftest import running
 from tests.redis_server import RedisServer
