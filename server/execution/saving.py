@@ -131,7 +131,10 @@ class Saver:
             return []
         absent_s = now - table.seen_at
         since_s = now - self._written_at
-        due = [row for row in self._waiting() if absent_s >= (GONE_S if row.collected else POLL_S)]
+        waiting = self._waiting()
+        paths = {row.order.document_path for row in waiting if absent_s >= (GONE_S if row.collected else POLL_S)}
+        # All of a notebook at once: what we write now would else be taken for the page's own saving of the rest later.
+        due = [row for row in waiting if row.order.document_path in paths]
         is_over = any(row.state == "done" for row in due)
         return due if since_s >= (LOOK_S if is_over else SAVE_S) else []
 

@@ -6,16 +6,14 @@ Nothing is asked of another host, no request fails and no script complains, but 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect
 
 from local.stack import Stack
 from server.workdir import user_directory
-from tests.browser.test_home import FLAGS
 from tests.cluster.conftest import running
 from tests.redis_server import RedisServer
 
@@ -65,14 +63,6 @@ def stack() -> Iterator[Stack]:
             (home / "lesson.ipynb").write_text(json.dumps(NOTEBOOK))
             (home / "notes.txt").write_text("notes")
         yield shared
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -8,17 +8,15 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from local.stack import Stack
 from tests.browser.desk import FRONTS, NOTHING, SOON_MS, Desk
-from tests.browser.test_home import FLAGS
 from tests.cluster.conftest import running
 from tests.cluster.test_farewells import WHY, bid_farewell
 from tests.redis_server import RedisServer
@@ -36,14 +34,6 @@ def redis() -> Iterator[RedisServer]:
 def stack(redis: RedisServer) -> Iterator[Stack]:
     with running(redis, workers=2, settings={"KERNELRING_QUOTA_MIB": "1"}) as shared:
         yield shared
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(params=list(FRONTS))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -15,12 +14,11 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from playwright.sync_api import Browser, Response, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Response, Route, expect
 
 from local.stack import Stack
 from server.owned import ENTRY_HEADER, OWNER_HEADER
 from tests.browser.desk import FRONTS, SOON_MS, Desk
-from tests.browser.test_home import FLAGS
 from tests.cluster.conftest import running
 from tests.redis_server import RedisServer
 
@@ -34,14 +32,6 @@ ALL: Final = [f"line {n}" for n in range(40)]
 def stack() -> Iterator[Stack]:
     with RedisServer() as redis, running(redis, workers=4) as shared:
         yield shared
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(params=["notebook"])
