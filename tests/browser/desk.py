@@ -30,7 +30,9 @@ NOTEBOOK: Final = {"cells": [CELL], "metadata": {"kernelspec": SPEC}, "nbformat"
 # kernel that is gone (404), whose end words.js asks for; of a notebook that is too large (413).
 KNOWN: Final = ("Failed to load resource", "WebSocket connection to")
 # And what the front ends say of that themselves.
-THEIRS: Final = re.compile(r"Auto-Save|Canceled future|Connection lost|reconnect|NetworkError|Failed to fetch|Invalid resp")
+THEIRS: Final = re.compile(
+    "Auto-Save|Canceled future|Connection lost|reconnect|NetworkError|Failed to fetch|Invalid response"
+)
 
 
 class Desk:
