@@ -158,7 +158,7 @@ def test_a_new_cell_that_was_run_is_found_in_another_browser_with_all_that_it_pu
     desk.place = 1
     desk.write(gated.code)
     with desk.page.expect_response(_is_save, timeout=SOON_MS):
-        desk.page.keyboard.press("Control+Enter")
+        desk.cell.locator(".cm-content").press("Control+Enter")
     desk.leave()
     gated.open()
     desk.move()
