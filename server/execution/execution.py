@@ -244,9 +244,9 @@ class Execution:
         }
 
     def result(self, kernel_id: str, *, as_list: bool = False) -> Answer:
-        """That, and all outputs: as JSON in a text (as the extension has it), or as they are."""
-        outputs = self.outputs.to_list()
-        told = self.about(kernel_id) | {"outputs": outputs if as_list else orjson.dumps(outputs).decode()}
+        """That, and all outputs: as JSON in a text (as the extension has it, for orjson), or as they are."""
+        outputs = self.outputs.to_list() if as_list else orjson.Fragment(self.outputs.told)
+        told = self.about(kernel_id) | {"outputs": outputs}
         if self.state == "done":
             told["status"] = self.status
             if self.reason:
