@@ -68,6 +68,12 @@ class Outputs:
         pieces = [piece for one in self._outputs for piece in (b",", *_told(one))]
         return b"".join((b'"[', *pieces[1:], b']"'))
 
+    def forget_told(self) -> None:
+        """Nobody will ask for `told` again and again."""
+        for one in self._outputs:
+            if isinstance(one, tuple):
+                one[1].forget_told()
+
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _clear_output(self, *, wait: bool) -> list[Change]:

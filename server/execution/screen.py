@@ -45,6 +45,10 @@ class Screen:
         """All of it, in pieces, as it is told to a page: escaped for a JSON text that is in a JSON text."""
         return [*self._told_settled.all_of(self._settled), *self._told_tail.all_of(self._tail)]
 
+    def forget_told(self) -> None:
+        """Keep nothing for `told`."""
+        self._told_settled, self._told_tail = Told(), Told()
+
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
         return {"text": self.text, "cursor": self._cursor}

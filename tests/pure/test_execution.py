@@ -296,4 +296,7 @@ def test_what_a_poll_is_told_is_what_there_is(printed: list[str], looks: int) ->
             execution.put_out(*shown(text), len(text))
         if n % looks == 0:
             assert json.loads(json.loads(orjson.dumps(execution.result("k")))["outputs"]) == execution.outputs.to_list()
-    assert json.loads(json.loads(orjson.dumps(execution.result("k")))["outputs"]) == execution.outputs.to_list()
+    for is_over in (False, True):
+        if is_over:
+            execution.finish()
+        assert json.loads(json.loads(orjson.dumps(execution.result("k")))["outputs"]) == execution.outputs.to_list()
