@@ -214,6 +214,7 @@ class Execution:
         """Nothing more will happen to it."""
         self.state = "done"
         self.question = None
+        self.outputs.forget_told()
         self.finished_at = time.time()
 
     def changed(self) -> None:
@@ -243,10 +244,14 @@ class Execution:
             "execution_count": self.execution_count,
         }
 
+    def _text_of_outputs(self) -> str | orjson.Fragment:
+        if self.state == "done":  # kept for long, and seldom asked for: nothing is made ready
+            return orjson.dumps(self.outputs.to_list()).decode()
+        return orjson.Fragment(self.outputs.told)
+
     def result(self, kernel_id: str, *, as_list: bool = False) -> Answer:
-        """That, and all outputs: as JSON in a text (as the extension has it), or as they are."""
-        outputs = self.outputs.to_list()
-        told = self.about(kernel_id) | {"outputs": outputs if as_list else orjson.dumps(outputs).decode()}
+        """That, and all outputs: as JSON in a text (as the extension has it, for orjson), or as they are."""
+        told = self.about(kernel_id) | {"outputs": self.outputs.to_list() if as_list else self._text_of_outputs()}
         if self.state == "done":
             told["status"] = self.status
             if self.reason:

@@ -168,13 +168,12 @@ class Saver:
             log.warning("outputs_not_saved", user=user, path=path, status=error.status, why=error.text)
             if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 return  # it is tried again
+        else:
+            waiting = len(versions.keys() - there)
+            log.info("outputs_saved", user=user, path=path, cells=len(there), waiting_for_their_cell=waiting)
         for row in rows:
             row.missing = versions[row.order.cell_id]
         self._note([row for row in rows if row.order.cell_id in there], versions)
-        if there:
-            log.info("outputs_saved", user=user, path=path, cells=len(there))
-        if len(there) < len(rows):
-            log.info("outputs_wait_for_their_cells", user=user, path=path, cells=len(rows) - len(there))
 
     async def _put_in(self, path: str, filled: list[Filled]) -> set[str | None]:
         """Have them written; return the ids of those whose cells are there."""

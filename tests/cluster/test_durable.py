@@ -14,6 +14,7 @@ from typing import Any
 from local.stack import Stack
 from local.student import Student
 from server.execution.api import HOLD_S
+from server.owned import OWNER_HEADER
 from tests.cluster.durable_kit import (
     ALL,
     HALF,
@@ -224,3 +225,22 @@ async def test_a_program_waits_for_its_result(stack: Stack, tmp_path: Path) -> N
         assert (status, text_of(told["outputs"])) == (200, ALL)
         status, told, headers = await post(student, "input('?')", "?wait=30")
         assert (status, headers["Location"]) == (300, url(student, "input"))
+
+
+async def test_what_a_cell_prints_without_end_is_cut_with_a_sentence_and_fills_nothing(stack: Stack) -> None:
+    async with student_of(stack, "prints-much") as student:
+        _, _, headers = await student.call("GET", f"/api/kernels/{student.kernel_id}")
+        status = Path(f"/proc/{stack.worker_of(headers[OWNER_HEADER])}/status")
+
+        def resident_mib() -> float:
+            return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if "VmRSS" in line)
+
+        before = resident_mib()
+        code = "for _ in range(100): print(('x' * 99 + '\\n') * 10_000, end='', flush=True)"
+        _, told, _ = await post(student, code, metadata={"cell_id": "c-1"})
+        result = await ended(student, told["request_url"])
+        text = text_of(result["outputs"])
+        assert result["status"] == "ok"
+        assert len(text) < 9 * 2**20
+        assert "[kernelring]" in text
+        assert resident_mib() - before < 96

@@ -54,11 +54,13 @@ async def reload(stack: Stack) -> None:
 
 
 async def more_and_less(stack: Stack) -> None:
-    """TTIN, and TTOU: one more, and one less again."""
+    """TTIN, which moves two of the students to the new worker, and TTOU, which ends the oldest one."""
     assert stack.gunicorn is not None
-    for signum, members in ((signal.SIGTTIN, 5), (signal.SIGTTOU, 4)):
-        stack.gunicorn.send_signal(signum)
-        await asyncio.to_thread(stack.wait_ready, members)
+    mark = stack.mark()
+    stack.gunicorn.send_signal(signal.SIGTTIN)
+    await asyncio.to_thread(stack.wait_event, "executions_resumed", mark, 2)
+    stack.gunicorn.send_signal(signal.SIGTTOU)
+    await asyncio.to_thread(stack.wait_ready, 4)
 
 
 class Reader:

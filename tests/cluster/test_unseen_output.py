@@ -153,7 +153,7 @@ async def test_a_cell_that_was_not_saved_yet_gets_its_output_with_the_save_that_
         gate.touch()
 
         def waits() -> bool:  # for the two, together or one after the other
-            return sum(int(event["cells"]) for event in stack.events("outputs_wait_for_their_cells", marker)) >= 2
+            return sum(int(event["waiting_for_their_cell"]) for event in stack.events("outputs_saved", marker)) >= 2
 
         await asyncio.to_thread(stack.wait, waits, "both to wait for their cells")
         _, listed, _ = await student.call("GET", url(student, "execute"))

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import nbformat as untyped_nbformat
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -281,3 +282,21 @@ def test_a_notebook_saved_since_keeps_what_may_be_newer(
     assert amend(nbformat.v4.new_notebook(cells=[cell]), [filled], None, there) == is_written
     assert there == {"c"}
     assert [one.text for one in cell.outputs] == (["all"] if is_written else outputs)
+
+
+PRINTED = st.lists(st.text(alphabet='a"\\\né\r\b🐍\x01', max_size=9), max_size=12)
+
+
+@given(printed=PRINTED, looks=st.integers(1, 4))
+def test_what_a_poll_is_told_is_what_there_is(printed: list[str], looks: int) -> None:
+    execution = Execution(Order("u", 1, ""), "session", "ada")
+    for n, text in enumerate(printed):
+        execution.put_out(*(out(text, name='"text":""') if n % 5 == 4 else out(text)), len(text))
+        if n % 7 == 6:
+            execution.put_out(*shown(text), len(text))
+        if n % looks == 0:
+            assert json.loads(json.loads(orjson.dumps(execution.result("k")))["outputs"]) == execution.outputs.to_list()
+    for is_over in (False, True):
+        if is_over:
+            execution.finish()
+        assert json.loads(json.loads(orjson.dumps(execution.result("k")))["outputs"]) == execution.outputs.to_list()
