@@ -20,13 +20,13 @@ from jupyter_core.paths import jupyter_config_dir
 from jupyter_server import DEFAULT_STATIC_FILES_PATH
 from jupyter_server import version_info as jupyter_server_version
 from jupyter_server_mathjax.app import STATIC_ASSETS_PATH
-from jupyterlab.labapp import LabApp
 from jupyterlab_server.config import LabConfig, get_federated_extensions, get_page_config
 from jupyterlab_server.handlers import LabHandler
 from jupyterlab_server.licenses_handler import LicensesManager
 from jupyterlab_server.settings_utils import _get_overrides
 from jupyterlab_server.themes_handler import ThemesHandler
-from notebook.app import JupyterNotebookApp, NotebookHandler
+
+from server.frontend.packages import JupyterNotebookApp, LabApp, NotebookHandler
 
 HERE: Final = Path(__file__).parent
 SETTINGS_DIR: Final = str(HERE / "settings")  # our overrides, and the plugins that are switched off

@@ -77,4 +77,4 @@ def _zipped(name: str, body: bytes, pictures: dict[str, Any]) -> bytes:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))

@@ -1,8 +1,10 @@
-"""The list of settings that a host's workers share: made once, and anew when what it was made from has changed."""
+"""What the pages cost a host once: the list of settings that its workers share, and the packages' import."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,14 @@ def test_the_stamp_knows_of_files_that_change_come_and_go(tmp_path: Path) -> Non
     seen.append(stamp_of([one, two]))
     assert len(set(seen)) == len(seen)
     assert stamp_of([two, one]) == seen[-1]
+
+
+def test_importing_the_packages_starts_no_process() -> None:
+    told = "import sys; sys.addaudithook(lambda event, _: event == 'subprocess.Popen' and print(event))"
+    command = [
+        sys.executable,
+        "-c",
+        f"{told}\nimport server.gunicorn as g, importlib\nfor n in g.SHARED_IMPORTS: importlib.import_module(n)",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
