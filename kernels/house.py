@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ import zmq
 from jupyter_client.kernelspec import NoSuchKernel
 
 from kernels.attached import AttachedKernel
+from kernels.chores import Chores
 from kernels.connecting import Connecting
 from kernels.errors import (
     BadRequest,
@@ -57,19 +58,17 @@ class House:
         self._kick = asyncio.Event()
         self._fresh = asyncio.Event()  # set while the tenants are what the newest ring says
         self._changed = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._chores = Chores()
         self.on_adopted: Callable[[Tenant], None] = lambda _: None  # called for each kernel that was another's before
 
     def start(self) -> None:
         """Begin to follow the ring and the nursery. The nursery's events must reach `on_event`."""
-        self._spawn(self._follow(), "house")
+        self._chores.begin(self._follow(), "house")
         self.ownership_changed()
 
     async def stop(self) -> None:
         """Let go of everything; the kernels run on."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._chores.stop()
         self.drop_all("this worker stops")
 
     # -- what requests ask ----------------------------------------------------------------------------------------
@@ -123,7 +122,7 @@ class House:
         record = manager.kernel_record
         assert record
         tenant = self._tenants[kernel_id] = Tenant(self._kernel(kernel_id, user), manager, record)
-        self._spawn(self._bring_up(tenant), "bring_up")
+        self._chores.begin(self._bring_up(tenant), "bring_up")
         log.info("kernel_started", user=user, kernel=kernel_id, spec=kernel_name, kernel_pid=record.pid)
         return tenant
 
@@ -213,7 +212,7 @@ class House:
                 if tenant := self._tenants.get(kernel_id):
                     self._let_go(tenant, f"claimed at epoch {epoch}")
             case ClaimWanted(kernel_id, _):
-                self._spawn(self._yield(kernel_id), "yield")
+                self._chores.begin(self._yield(kernel_id), "yield")
             case NurseryBack():
                 self._reclaim = True
                 self.ownership_changed()
@@ -318,7 +317,7 @@ class House:
             kernel.life.adopted(time.monotonic())
             kernel.untold = record.farewell if record.recorder else ""  # others do not say whom they have served
         tenant = self._tenants[record.kernel_id] = Tenant(kernel, manager, record)
-        self._spawn(self._bring_up(tenant, running=True), "adopt")
+        self._chores.begin(self._bring_up(tenant, running=True), "adopt")
         self.on_adopted(tenant)
 
     async def _claim_again(self, tenant: Tenant) -> None:
@@ -373,7 +372,7 @@ class House:
     def _restart_by_itself(self, kernel: AttachedKernel) -> None:
         tenant = self._tenants.get(kernel.kernel_id)
         if tenant:
-            self._spawn(self._restart(tenant, None, now=True), "restart")
+            self._chores.begin(self._restart(tenant, None, now=True), "restart")
 
     async def _restart(self, tenant: Tenant, told: str | None, *, now: bool) -> None:
         async with tenant.lock:
@@ -389,13 +388,3 @@ class House:
                 tenant.kernel.gave_up(f"The kernel could not be started again: {error}.")
                 return
         await self._bring_up(tenant)
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("task_failed", task=task.get_name(), exc_info=error)

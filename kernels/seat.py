@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kernels.attached import AttachedKernel
 
 BATCH_BYTES: Final = 256 * 1024  # what one write to a client carries at the most, about
+OWN_SESSION: Final = "kernelring-execution-" * 6  # of the server's own seats: longer than a client's session_id may be
 
 
 class Seat:

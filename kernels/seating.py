@@ -16,7 +16,7 @@ from kernels.errors import KernelGone
 from kernels.lifecycle import HOPELESS, Lifecycle, Request
 from kernels.recorded import Recorded
 from kernels.resume import Resume
-from kernels.seat import Seat
+from kernels.seat import OWN_SESSION, Seat
 
 if TYPE_CHECKING:
     from kernels.adoption import Adoption
@@ -74,11 +74,14 @@ class Seating:
         """Whether somebody has been at this process before, who was then told why the one before it ended.
 
         A socket that was open proves nothing: the laptop may be closed. Whoever was told comes back to the new process,
-        and with a recorder that is known for as long as it runs. All connections of one page are newcomers.
+        and with a recorder that is known for as long as it runs. All connections of one page are newcomers. The
+        server's own seat, which hears everything, is nobody.
         """
         if self._told_s is not None:
             return time.monotonic() - self._told_s > ONE_PAGE_S
-        return bool(way.acks) if isinstance(way, Recorded) else self.connections > 0
+        if not isinstance(way, Recorded):
+            return self.connections > 0
+        return any(not client.startswith(OWN_SESSION) for client in way.acks)
 
     def _tell_newcomer(self, seat: Seat, *, is_heard: bool) -> None:
         """Say what became of the kernel while nobody was here."""

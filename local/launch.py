@@ -168,7 +168,7 @@ def _say_address(port: int, environ: dict[str, str]) -> None:
     )
     if made.returncode:
         raise LaunchError(f"No guest token could be made: {made.stderr.strip()}")
-    address = f"http://localhost:{port}/?token={made.stdout.strip()}"
+    address = f"http://localhost:{port}/tree?token={made.stdout.strip()}"
     print(f"\nkernelring is ready. Open\n\n    {address}\n\nCtrl-C ends it, and all kernels.\n", flush=True)
 
 

@@ -28,7 +28,7 @@ from local.launch import web_command
 from local.paths import ROOT, with_venv_on_path
 from server.tokens import mint_user
 
-READY_S: Final = 30.0
+READY_S: Final = 60.0  # four workers that start on a machine that has other work, too
 STOP_S: Final = 30.0
 TURN_S: Final = 0.02
 

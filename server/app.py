@@ -23,7 +23,7 @@ from kernels.house_rules import HouseOptions
 from kernels.nursery_client import NurseryClient
 from server import about_api, app_keys, home, kernels_api, kernelspecs, sessions_api, status
 from server.api_errors import json_errors
-from server.arbiter import ARBITER
+from server.arbiter import ARBITER, heed_signals
 from server.channels import channels
 from server.confinement import Identities
 from server.contents import routes as contents_routes
@@ -102,6 +102,7 @@ ANYWHERE: Final[list[tuple[str, str, Handler]]] = [
 
 async def create_app() -> web.AppRunner:
     """Return the application of this worker, configured from the environment, in a runner that stops it in order."""
+    heed_signals()
     settings = Settings.from_environ(os.environ)
     generation = ARBITER.generation
     app = build_app(settings, Host.open(settings.runtime_dir), generation)
@@ -173,8 +174,10 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
 
     async def internal_socket(_: web.Application) -> AsyncIterator[None]:
         runner = await serve_peers(_peer_app(app, membership, host.secret), address)
-        yield
-        await runner.cleanup()
+        try:
+            yield
+        finally:  # also when the rest of the start fails: its file is nobody else's to remove
+            await runner.cleanup()
 
     async def place_in_the_ring(_: web.Application) -> AsyncIterator[None]:
         await membership.start()

@@ -7,6 +7,7 @@ removes are the sockets of workers that do not run any more; all else belongs to
 import os
 import secrets
 import stat
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,11 +52,14 @@ class Host:
             raise HostError(f"The runtime directory {runtime} cannot be used: {problem}.") from problem
         return cls(host_id, secret, runtime, runtime / "nursery.sock", workers_dir, kernels_dir)
 
-    def sweep_sockets(self) -> None:
-        """Remove the sockets (`<pid>-<random>.sock`) of workers that were killed: nobody else would."""
+    def sweep_sockets(self, killed: Collection[int] = ()) -> None:
+        """Remove the sockets (`<pid>-<random>.sock`) of workers that were killed: nobody else would.
+
+        `killed`: pids of those that were sent SIGKILL, which may take a moment to be gone.
+        """
         for path in self.workers_dir.glob("*-*.sock"):
             pid = path.name.partition("-")[0]
-            if pid.isdecimal() and not Path("/proc", pid).exists():
+            if pid.isdecimal() and (int(pid) in killed or not Path("/proc", pid).exists()):
                 path.unlink(missing_ok=True)
 
 

@@ -10,6 +10,8 @@ from urllib.parse import quote
 
 from aiohttp import hdrs, web
 
+LANDING: Final = "/tree"  # where a login leads that was for no page: to the student's notebooks
+
 # A page or redirect whose address may have held a token: not kept, not told to the next site.
 PRIVATE: Final[dict[str, str]] = {hdrs.CACHE_CONTROL: "no-store", "Referrer-Policy": "no-referrer"}
 
@@ -59,15 +61,16 @@ _LEAVE: Final = """<form method="post" action="/logout"><button type="submit">Lo
 
 
 def login_page(
-    *, status: int = 200, refused: str | None = None, user: str | None = None, goal: str = "/"
+    *, status: int = 200, refused: str | None = None, user: str | None = None, goal: str = LANDING
 ) -> web.Response:
     """The page. `refused`: why the last try failed; `user`: who is logged in; `goal`: where to go after."""
     notes = ""
     if refused is not None:
         notes += f'<p class="refused" role="alert">{html.escape(refused)}</p>\n'
     if user is not None:
-        notes += f'<p>You are logged in as <strong>{html.escape(user)}</strong>. <a href="/">Go on</a></p>\n'
-    action = "/login" if goal == "/" else f"/login?next={quote(goal, safe='')}"
+        there = html.escape(goal)
+        notes += f'<p>You are logged in as <strong>{html.escape(user)}</strong>. <a href="{there}">Go on</a></p>\n'
+    action = "/login" if goal == LANDING else f"/login?next={quote(goal, safe='')}"
     body = _PAGE.format(notes=notes, action=html.escape(action), leave=_LEAVE if user is not None else "")
     headers = dict(_HEADERS)
     if status == 503:
@@ -76,19 +79,19 @@ def login_page(
 
 
 def local_address(address: str | None) -> str:
-    """The address if it stays on this server, else "/".
+    """The address if it stays on this server, else LANDING.
 
     Browsers read "//host" and "/\\host" as another host, and drop line breaks and tabs before they look.
     """
     if address is None or not address.startswith("/") or address.startswith("//"):
-        return "/"
+        return LANDING
     if "\\" in address or not address.isprintable():
-        return "/"
+        return LANDING
     return address
 
 
 def redirect(address: str) -> web.Response:
-    """302 to an address of this server (anything else: "/")."""
+    """302 to an address of this server (anything else: LANDING)."""
     location = quote(local_address(address), safe="/?#&=%:@!$'()*+,;[]~", errors="replace")
     return web.Response(status=302, headers=PRIVATE | {hdrs.LOCATION: location})
 
@@ -101,6 +104,6 @@ def without_token(request: web.Request) -> str:
 
 
 def with_next(request: web.Request) -> str:
-    """The login page's address that leads back to this request's."""
+    """The login page's address that leads back to this request's. From "/", which people type, it leads to LANDING."""
     back = without_token(request)
     return "/login" if back == "/" else f"/login?next={quote(back, safe='')}"

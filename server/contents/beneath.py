@@ -21,11 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
-from server.contents.paths import OURS, split
-
-DRAFT: Final = f"{OURS}-draft"
-"""What a write goes to first. One name for each folder: a user has one writer at a time, so what a killed one left is
-known, and goes with the next write."""
+from server.contents.paths import DRAFT, split
 
 _OPENAT2: Final = 437
 _BENEATH: Final = 0x08 | 0x02  # RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS

@@ -13,6 +13,7 @@ from typing import Any
 from jupyter_server.services.contents.filecheckpoints import FileCheckpoints
 from tornado.web import HTTPError
 
+from server.contents import listing
 from server.contents.paths import checked, joined, split
 
 _Base: Any = FileCheckpoints  # not typed
@@ -30,6 +31,14 @@ class Checkpoints(_Base):  # type: ignore[misc]
         folder, name = split(checked(path))
         stem, extension = os.path.splitext(name)  # noqa: PTH122 - as jupyter_server has it
         return joined(joined(folder, self.checkpoint_dir), f"{stem}-{checkpoint_id}{extension}")
+
+    def checkpoint_model(self, checkpoint_id: str, os_path: str) -> dict[str, Any]:
+        """What is told of a checkpoint."""
+        path = self.parent.api_path(os_path)
+        found = self.parent.beneath.stat(path)
+        if found is None:
+            self.no_such_checkpoint(path, checkpoint_id)
+        return {"id": checkpoint_id, "last_modified": listing.time(found.st_mtime)}
 
     def create_checkpoint(self, contents_mgr: Any, path: str) -> dict[str, Any]:
         """Copy the file to its checkpoint."""

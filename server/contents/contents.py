@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,10 @@ class Places:
     course: Path | None = None
 
 
+async def _nobody_asks(_: str) -> None:
+    """What `Contents.on_opening` is until somebody wants to know."""
+
+
 class Contents:
     """All users' files. `epoch`: of this worker's ring, which says whose turn it is between two workers.
 
@@ -72,6 +76,8 @@ class Contents:
         self._desks = Desks(lambda user: Usage(places.notebooks / workdir.directory_name(user), places.quota_mib))
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="contents")
         self._writes: set[asyncio.Task[Any]] = set()
+        self.on_opening: Callable[[str], Awaitable[None]] = _nobody_asks  # before a user's notebook is read
+        self.on_saved: Callable[[str], None] = lambda _: None  # after one was saved
 
     async def close(self) -> None:
         """Wait for what is being written."""
@@ -92,6 +98,8 @@ class Contents:
         require_hash: bool = False,
     ) -> Model:
         """The model of a file, notebook or folder. An assignment that is opened is copied from the course first."""
+        if content and (type == "notebook" or (type is None and path.endswith(".ipynb"))):
+            await self.on_opening(user)
         asked = content and self._course is not None
         if asked and await self._read(user, lambda room: operations.is_only_offered(room, path)):
             await self._write(user, lambda room, _: operations.bring(room, path))
@@ -114,7 +122,10 @@ class Contents:
 
     async def save(self, user: str, path: str, model: Model, *, request: str | None = None) -> Saved:
         """Save a file, a notebook, a folder, or one chunk of an upload."""
-        return await self._write(user, lambda room, ledger: operations.save(room, ledger, path, model, request))
+        saved = await self._write(user, lambda room, ledger: operations.save(room, ledger, path, model, request))
+        if path.endswith(".ipynb"):
+            self.on_saved(user)
+        return saved
 
     async def new(self, user: str, folder: str, kind: str = "", ext: str = "", *, request: str | None = None) -> Model:
         """Make an empty file, notebook or folder with a name of our choice."""

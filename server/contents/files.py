@@ -27,7 +27,7 @@ from traitlets import Instance
 
 from server.confinement import as_server
 from server.contents import listing
-from server.contents.beneath import Beneath
+from server.contents.beneath import Beneath, LeavesRoot
 from server.contents.checkpoints import Checkpoints
 from server.contents.paths import OURS, checked, is_hidden, joined, split
 from server.contents.refusals import refusal
@@ -115,9 +115,37 @@ class Files(_Base):  # type: ignore[misc]
         except OSError as error:
             raise refusal(error, self.api_path(os_path) if os_path else "") from error
 
-    def is_writable(self, path: str) -> bool:
-        """Whether the user can write there; the identity that counts is this thread's, which jupyter_server ignores."""
-        return os.access(self._get_os_path(path), os.W_OK, effective_ids=True)
+    def exists(self, path: str) -> bool:
+        """Whether anything is at `path`."""
+        return self._found(path) is not None
+
+    def file_exists(self, path: str) -> bool:
+        """Whether a regular file is at `path`."""
+        found = self._found(path)
+        return found is not None and stat.S_ISREG(found.st_mode)
+
+    def dir_exists(self, path: str) -> bool:
+        """Whether a folder is at `path`."""
+        found = self._found(path)
+        return found is not None and stat.S_ISDIR(found.st_mode)
+
+    def _found(self, path: str) -> os.stat_result | None:
+        try:
+            return self.beneath.stat(checked(path))
+        except LeavesRoot:
+            raise
+        except OSError:  # as os.path.exists has it: a folder that is closed, a name that is too long
+            return None
+
+    def _base_model(self, path: str) -> Model:
+        """What is told of a file or folder, by descriptors: its folder may be a link to somebody else's just now."""
+        if not self.allow_hidden and is_hidden(path):
+            raise HTTPError(404, f"file or directory does not exist: {path!r}")
+        folder, name = split(checked(path))
+        with self.perm_to_403(self._place(path)), self.beneath.folder(folder) as parent:
+            found = os.lstat(name or ".", dir_fd=parent)
+            writable = os.access(name or ".", os.W_OK, dir_fd=parent, effective_ids=True)
+        return listing.model(path, "notebook", found) | {"writable": writable}
 
     # -- bytes ----------------------------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ def entries(files: Files, path: str) -> list[dict[str, Any]]:
         # By its descriptor, for which pathlib has no name.
         names = sorted(name for name in os.listdir(folder) if _is_listed(files, name))  # noqa: PTH208
         found = (_entry(files, folder, path, name) for name in names[:MAX_LISTED])
-        models = [model for model in found if model]
+        models = [each for each in found if each]
     if len(names) > MAX_LISTED:
         models.append(_note(path, f"({MAX_LISTED:,} of {len(names):,} files are listed)"))
     return models
@@ -55,17 +55,18 @@ def _entry(files: Files, folder: int, path: str, name: str) -> dict[str, Any] | 
     if target is None or not (stat.S_ISREG(target.st_mode) or stat.S_ISDIR(target.st_mode)):
         return None
     kind = "directory" if stat.S_ISDIR(target.st_mode) else "notebook" if name.endswith(".ipynb") else "file"
-    model = _model(where, kind, found)
-    model["writable"] = os.access(name, os.W_OK, dir_fd=folder, effective_ids=True)
-    return model
+    entry = model(where, kind, found)
+    entry["writable"] = os.access(name, os.W_OK, dir_fd=folder, effective_ids=True)
+    return entry
 
 
-def _model(path: str, kind: str, found: os.stat_result) -> dict[str, Any]:
+def model(path: str, kind: str, found: os.stat_result) -> dict[str, Any]:
+    """What jupyter_server tells of a file, without its content."""
     return {
         "name": path.rpartition("/")[2],
         "path": path,
-        "last_modified": _time(found.st_mtime),
-        "created": _time(_get_created_timestamp(found)),
+        "last_modified": time(found.st_mtime),
+        "created": time(_get_created_timestamp(found)),
         "content": None,
         "format": None,
         "mimetype": mimetypes.guess_type(path)[0] if kind == "file" else None,
@@ -80,10 +81,11 @@ def _model(path: str, kind: str, found: os.stat_result) -> dict[str, Any]:
 def _note(path: str, text: str) -> dict[str, Any]:
     """An entry that is no file: the one place in a list where a front end shows a sentence."""
     empty = os.stat_result((stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0, 0, 0))
-    return _model(joined(path, text), "file", empty) | {"writable": False, NOTE: True}
+    return model(joined(path, text), "file", empty) | {"writable": False, NOTE: True}
 
 
-def _time(timestamp: float) -> datetime:
+def time(timestamp: float) -> datetime:
+    """A file's time."""
     try:
         return datetime.fromtimestamp(timestamp, UTC)
     except (ValueError, OverflowError, OSError):  # what `touch` can set and no calendar has

@@ -15,6 +15,11 @@ MAX_PATH_BYTES: Final = 2048
 MAX_NAME_BYTES: Final = 240  # a file system's 255, less "-checkpoint"
 MAX_DEPTH: Final = 64
 OURS: Final = ".kernelring"  # what names of files that only this server makes begin with; hidden, as Jupyter hides dots
+DRAFT: Final = f"{OURS}-draft"
+"""What a write goes to first. One name for each folder: a user has one writer at a time, so what a killed one left is
+known, and goes with the next write."""
+UPLOAD: Final = f"{OURS}-upload-"  # and a hash: where an upload gathers
+UNFINISHED: Final = (DRAFT, UPLOAD)
 
 
 def checked(path: str) -> str:

@@ -2,12 +2,14 @@
 
 Counted are blocks of the disk, hidden files and checkpoints too. The count is made by walking, so it is kept for a
 while, during which what this server writes is added to it; what kernels write is seen at the next walk. Before anything
-is refused the files are counted anew, so whoever has just deleted something can save at once.
+is refused the files are counted anew, so whoever has just deleted something can save at once. The walk also removes
+what nobody will come back for: hidden files to which this server began to write a day ago.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,13 @@ from typing import Final
 
 from tornado.web import HTTPError
 
+from server.contents.paths import UNFINISHED
+
 MIB: Final = 2**20
 KEPT_S: Final = 10.0
 KEPT_WALKS: Final = 50.0  # ... or this many times as long as the walk took, so that counting is at most 2% of the time
 MAX_COUNTED: Final = 200_000
+ABANDONED_S: Final = 86_400.0
 FULL: Final = 507
 
 
@@ -59,14 +64,19 @@ class Usage:
 def counted(root: Path) -> int:
     """The bytes that files below `root` take on disk; of what lies beyond MAX_COUNTED entries nothing is known.
 
-    Folders are opened one below the other and never through a link, so the walk stays in `root`.
+    Folders are opened one below the other and never through a link, so the walk stays in `root`. Whoever counts
+    holds the user's lock: no upload goes on meanwhile.
     """
-    total, n = 0, 0
+    total, n, before = 0, 0, time.time() - ABANDONED_S
     for _, folders, files, folder in os.fwalk(root, follow_symlinks=False, onerror=None):
         for name in [*folders, *files]:
             n += 1
             try:
-                total += os.lstat(name, dir_fd=folder).st_blocks * 512
+                found = os.lstat(name, dir_fd=folder)
+                if name.startswith(UNFINISHED) and stat.S_ISREG(found.st_mode) and found.st_mtime < before:
+                    os.unlink(name, dir_fd=folder)
+                else:
+                    total += found.st_blocks * 512
             except OSError:  # gone just now
                 continue
         if n > MAX_COUNTED:

@@ -15,7 +15,7 @@ from tornado.web import HTTPError
 
 from server.contents.files import Files, Model
 from server.contents.ledger import MAX_UPLOADS, Ledger
-from server.contents.paths import OURS, joined, split
+from server.contents.paths import UPLOAD, joined, split
 
 LAST: Final = -1
 
@@ -63,7 +63,7 @@ def _note(files: Files, ledger: Ledger, path: str, place: tuple[int, int]) -> No
 
 def _draft(path: str) -> str:
     folder, name = split(path)
-    return joined(folder, f"{OURS}-upload-{hashlib.sha256(name.encode()).hexdigest()[:16]}")
+    return joined(folder, f"{UPLOAD}{hashlib.sha256(name.encode()).hexdigest()[:16]}")
 
 
 def _model(files: Files, path: str) -> Model:

@@ -1,7 +1,8 @@
 """What a student finds at their first login: a few notebooks that show how it works here.
 
 Once for each user: a mark outside their folder says that it was done, so notebooks that they delete stay deleted. A
-folder that has something in it already is left as it is.
+folder that has something in it already is left as it is: who began with a program, whose kernel wrote a file before
+anybody asked for a page, needs no welcome, and an operator may have put there what is to be found first.
 """
 
 from __future__ import annotations

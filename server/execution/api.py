@@ -26,8 +26,8 @@ there sooner. No answer is held for a cell that waits for others: a browser has 
 must be taken, too.
 
 Beyond that contract: a result can be asked for again (the extension's server forgets it when told once), so every page
-gets it; `request_id` in the POST's body, a UUID, makes it safe to repeat; `stop_on_error` and `store_history`. And
-`following.py`: waiting for the result, and events.
+gets it; `request_id` in a POST's body, a UUID, makes it safe to repeat (our pages put one there, `steady.js`);
+`stop_on_error` and `store_history`. And `following.py`: waiting for the result, and events.
 """
 
 from __future__ import annotations
@@ -67,9 +67,7 @@ async def execute(request: web.Request) -> web.Response:
     """
     model = await json_object(request) or {}
     code, asked = _code(model), _asked(model)
-    uid = text_field(model, "request_id") or request_id(request)
-    if not _UID.fullmatch(uid):
-        raise api_error(400, "request_id must be a UUID")
+    uid = _uid(model, request)
     table = await table_of(request)
     try:
         row = await table.put(uid, code, **asked)
@@ -86,6 +84,7 @@ async def execute(request: web.Request) -> web.Response:
 async def list_requests(request: web.Request) -> web.Response:
     """`GET /api/kernels/{kernel_id}/execute`: what a page that has just been opened must ask for."""
     table = await table_of(request)
+    table.seen_at = time.monotonic()
     found: dict[str, Execution] = {}
     unsaved = await request.app[app_keys.EXECUTIONS].unsaved(table)
     for row in table.rows:
@@ -117,14 +116,18 @@ async def cancel_request(request: web.Request) -> web.Response:
 
 
 async def give_input(request: web.Request) -> web.Response:
-    """`POST /api/kernels/{kernel_id}/input` with `{input}`: 201 once the kernel has been given it."""
+    """`POST /api/kernels/{kernel_id}/input` with `{input}`: 201 once the kernel has been given it.
+
+    One that is repeated with its `request_id` answers no other question, not even when the cell has ended meanwhile.
+    """
     model = await json_object(request) or {}
     value = model.get("input")
     if not isinstance(value, str) or len(value) > MAX_INPUT:
         raise api_error(400, f"input must be a string of at most {MAX_INPUT} characters")
+    by = _uid(model, request)
     table = await table_of(request)
-    if row := await _asking(table, request_id(request)):
-        await table.answer(row, value, request_id(request))
+    if row := _answered(table, by) or await _asking(table, by):
+        await table.answer(row, value, by)
         return web.json_response({"request_id": row.order.uid}, status=201)
     raise api_error(409, "Nothing that runs in this kernel asks for input now")
 
@@ -237,8 +240,21 @@ def _flag(model: dict[str, Any], name: str, *, default: bool) -> bool:
     return value
 
 
+def _uid(model: dict[str, Any], request: web.Request) -> str:
+    """What a repeated POST is known by: the client's own id for it, else ours, which peers repeat it with."""
+    uid = text_field(model, "request_id") or request_id(request)
+    if not _UID.fullmatch(uid):
+        raise api_error(400, "request_id must be a UUID")
+    return uid
+
+
+def _answered(table: Table, by: str) -> Execution | None:
+    """What was answered by this very request, as this owner or one before has noted."""
+    return next((row for row in table.rows if row.reply and row.reply.by == by), None)
+
+
 async def _asking(table: Table, by: str) -> Execution | None:
-    """What runs and asks, or was answered by this very request, as another owner has noted; None when nothing does."""
+    """What runs and asks, or was answered by this very request meanwhile; None when nothing does."""
     try:
         async with asyncio.timeout(QUESTION_S):
             while row := table.running:

@@ -74,7 +74,11 @@ class News:
 
 @dataclass(slots=True, eq=False)
 class Execution:
-    """`version` grows with every change. `seen` is the one that a poller has got, `saved` the one that is on disk."""
+    """`version` grows with every change.
+
+    `seen` is the one that a poller has got, `saved` the one that is on disk, `missing` the one for which the notebook
+    on disk had no cell.
+    """
 
     order: Order
     session: str
@@ -96,6 +100,7 @@ class Execution:
     version: int = 0
     seen: int = -1
     saved: int = -1
+    missing: int = -1
     collected: bool = False
     idle: bool = False
     news: News = field(default_factory=News)
@@ -209,6 +214,7 @@ class Execution:
         """Nothing more will happen to it."""
         self.state = "done"
         self.question = None
+        self.outputs.forget_told()
         self.finished_at = time.time()
 
     def changed(self) -> None:
@@ -238,10 +244,14 @@ class Execution:
             "execution_count": self.execution_count,
         }
 
+    def _text_of_outputs(self) -> str | orjson.Fragment:
+        if self.state == "done":  # kept for long, and seldom asked for: nothing is made ready
+            return orjson.dumps(self.outputs.to_list()).decode()
+        return orjson.Fragment(self.outputs.told)
+
     def result(self, kernel_id: str, *, as_list: bool = False) -> Answer:
-        """That, and all outputs: as JSON in a text (as the extension has it), or as they are."""
-        outputs = self.outputs.to_list()
-        told = self.about(kernel_id) | {"outputs": outputs if as_list else orjson.dumps(outputs).decode()}
+        """That, and all outputs: as JSON in a text (as the extension has it, for orjson), or as they are."""
+        told = self.about(kernel_id) | {"outputs": self.outputs.to_list() if as_list else self._text_of_outputs()}
         if self.state == "done":
             told["status"] = self.status
             if self.reason:

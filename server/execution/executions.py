@@ -7,7 +7,9 @@ the kernel was another worker's before.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
+from typing import Final
 from weakref import WeakSet
 
 import structlog
@@ -19,10 +21,14 @@ from kernels.tenant import Tenant
 from server.contents.contents import Contents
 from server.execution.execution import Execution
 from server.execution.journal import Journal
-from server.execution.saving import Saver
+from server.execution.saving import SAVE_S, Saver
 from server.execution.table import Table
+from server.expiring_lru import ExpiringLru
 
 log = structlog.get_logger(__name__)
+
+COMING_S: Final = 15.0  # a page that has read its notebook is connected to the kernel by then
+MAX_COMING: Final = 4096
 
 
 class Executions:
@@ -36,7 +42,10 @@ class Executions:
         self._savers: dict[Table, Saver] = {}
         self._resuming: set[asyncio.Task[None]] = set()
         self._adopted: WeakSet[AttachedKernel] = WeakSet()  # another worker had them before
+        self._coming: ExpiringLru[str, float] = ExpiringLru(MAX_COMING, time.monotonic)
         house.on_adopted = self.resume
+        contents.on_opening = self.page_opens
+        contents.on_saved = self.page_saved
 
     async def stop(self) -> None:
         """This worker stops; what runs is the next owner's."""
@@ -60,6 +69,24 @@ class Executions:
         saver = self._savers.get(table)
         return await saver.lost() if saver else []
 
+    async def page_opens(self, user: str) -> None:
+        """A notebook of the user's is about to be read: what is being written is, and then nothing for a while.
+
+        Else a page would be told that the file has changed on disk, which it has just read. Whoever reads again and
+        again is none, and does not put that off for ever.
+        """
+        if self._coming.get(user) is None:
+            now = time.monotonic()
+            self._coming.put(user, now + COMING_S, now + COMING_S + SAVE_S)
+        for saver in [saver for table, saver in self._savers.items() if table.kernel.user == user]:
+            await saver.settled()
+
+    def page_saved(self, user: str) -> None:
+        """A notebook of the user's was saved."""
+        for table, saver in self._savers.items():
+            if table.kernel.user == user:
+                saver.notebook_saved()
+
     def resume(self, tenant: Tenant) -> None:
         """The kernel was another worker's: what it was running for us goes on."""
         self._adopted.add(tenant.kernel)
@@ -82,7 +109,8 @@ class Executions:
         adopted = tenant.kernel in self._adopted
         table = Table(tenant, self._journal(tenant), interrupt, self._closed, adopted=adopted)
         self._tables[tenant.record.kernel_id] = table
-        self._savers[table] = Saver(table, self._contents)
+        user = tenant.kernel.user
+        self._savers[table] = Saver(table, self._contents, lambda: time.monotonic() < (self._coming.get(user) or 0.0))
         self._savers[table].start()
         table.open()
         return table

@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, Self
 
-from server.execution.screen import Screen
+import orjson
+
+from server.execution.screen import Screen, in_text
 
 OUTPUT_BYTES: Final = 8 * 2**20
 OUTPUT_COST: Final = 256  # of each output, besides what is in it
+_NO_TEXT: Final = rb"\"text\":\"\""
 KINDS: Final = frozenset({"stream", "display_data", "execute_result", "error", "clear_output", "update_display_data"})
 
 
@@ -58,6 +61,18 @@ class Outputs:
     def to_list(self) -> list[dict[str, Any]]:
         """The outputs in nbformat."""
         return [_stream(one[0], one[1].text) if isinstance(one, tuple) else one for one in self._outputs]
+
+    @property
+    def told(self) -> bytes:
+        """Their list as a JSON text in a JSON text. What was printed is made ready for it once, and here joined."""
+        pieces = [piece for one in self._outputs for piece in (b",", *_told(one))]
+        return b"".join((b'"[', *pieces[1:], b']"'))
+
+    def forget_told(self) -> None:
+        """Nobody will ask for `told` again and again."""
+        for one in self._outputs:
+            if isinstance(one, tuple):
+                one[1].forget_told()
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -158,6 +173,13 @@ class Outputs:
         made._display_ids = dict(found["display_ids"])
         made._joins, made._clear_next, made._is_cut = found["flags"]
         return made
+
+
+def _told(output: dict[str, Any] | tuple[str, Screen]) -> list[bytes]:
+    if not isinstance(output, tuple):
+        return [in_text(orjson.dumps(output))]
+    begin, _, end = in_text(orjson.dumps(_stream(output[0], ""))).rpartition(_NO_TEXT)
+    return [begin, _NO_TEXT[:-2], *output[1].told, _NO_TEXT[-2:], end]
 
 
 def cut_notice(limit_bytes: int) -> str:

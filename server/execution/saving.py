@@ -1,8 +1,10 @@
 """Outputs that nobody is there to see, written into the notebook on disk as the page would have written them.
 
 Owns the decision when. A page that is there saves by itself, and would find that "the file has changed on disk"; so the
-owner writes only while no client is connected to the kernel and nobody has lately asked for the outputs. What a page
-has fetched and not saved when it went is written too, unless the notebook was saved since.
+owner writes only while no client is connected to the kernel, nobody has lately asked for the outputs, and no page of
+the user's has just read a notebook. What a page has fetched and not saved when it went is written too, unless the
+notebook was saved since. A cell that the page had not saved when it went is waited for: it gets its outputs once a
+save has brought it, unless it has newer ones by then.
 
 The form is JupyterLab's: `outputs` and `execution_count` of the code cell with that id, its `metadata.execution` when
 times are recorded, without the extension's mark of a pending request; and `metadata.widgets` of the notebook.
@@ -43,20 +45,31 @@ class Filled(NamedTuple):
     outputs: list[dict[str, Any]]
     execution_count: int | None
     times: dict[str, str]
+    collected: bool = False
+    saved_since: bool = False  # the notebook, and so perhaps by a page that had these outputs or newer ones
 
     @classmethod
-    def by(cls, row: Execution) -> Filled:
+    def by(cls, row: Execution, saved_at: float) -> Filled:
         """As it is now."""
-        return cls(row.order.cell_id, row.outputs.to_list(), row.execution_count, row.times.copy())
+        since = is_older(row, saved_at)
+        outputs = [] if since and row.collected else row.outputs.to_list()
+        return cls(row.order.cell_id, outputs, row.execution_count, row.times.copy(), row.collected, since)
+
+    def leaves(self, cell: Node) -> bool:
+        """Whether the cell is to stay as it is."""
+        has_other = bool(cell.get("outputs")) and cell.get("execution_count") not in (None, self.execution_count)
+        return self.saved_since and (self.collected or has_other)
 
 
 class Saver:
-    """Of one kernel's table."""
+    """Of one kernel's table. `expected` says whether a page of the user's is about to come."""
 
-    def __init__(self, table: Table, notebooks: Contents) -> None:
+    def __init__(self, table: Table, notebooks: Contents, expected: Callable[[], bool]) -> None:
         self._table = table
         self._notebooks = notebooks
+        self._expected = expected
         self._written_at = 0.0
+        self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -69,6 +82,17 @@ class Saver:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    async def settled(self) -> None:
+        """Return when nothing is being written; what is begun after that asks first whether anybody is expected."""
+        async with self._writing:
+            return
+
+    def notebook_saved(self) -> None:
+        """A page has saved a notebook, which may have brought the cells that were missing."""
+        for row in self._table.rows:
+            row.missing = -1
+        self._table.news.tell()
+
     async def _run(self) -> None:
         try:
             await self._follow()
@@ -80,7 +104,7 @@ class Saver:
         while not table.moved:
             if due := self._due():
                 await self._save(due)
-            is_busy = table.running or self._unsaved()
+            is_busy = table.running or self._waiting()
             with suppress(TimeoutError):
                 await asyncio.wait_for(table.news.wait(), LOOK_S if is_busy else None)
         if table.ended:
@@ -94,66 +118,105 @@ class Saver:
                 newest[row.order.document_path, row.order.cell_id] = row
         return [row for row in newest.values() if row.saved != row.version]
 
+    def _waiting(self) -> list[Execution]:
+        """Of these, what can be written: not those for whose cell a save is waited for."""
+        return [row for row in self._unsaved() if row.missing != row.version]
+
     def _due(self) -> list[Execution]:
         """What is to be written now."""
         table, now = self._table, time.monotonic()
         if table.kernel.connections:
             table.seen_at = now
+        if self._expected():
+            return []
         absent_s = now - table.seen_at
         since_s = now - self._written_at
-        due = [row for row in self._unsaved() if absent_s >= (GONE_S if row.collected else POLL_S)]
+        waiting = self._waiting()
+        paths = {row.order.document_path for row in waiting if absent_s >= (GONE_S if row.collected else POLL_S)}
+        # All of a notebook at once: what we write now would else be taken for the page's own saving of the rest later.
+        due = [row for row in waiting if row.order.document_path in paths]
         is_over = any(row.state == "done" for row in due)
         return due if since_s >= (LOOK_S if is_over else SAVE_S) else []
 
     async def lost(self) -> list[Execution]:
         """Results that a page has fetched, and which are not in the notebook as it was saved last."""
         found = []
-        for row in [row for row in self._unsaved() if row.collected]:
+        for path, rows in _by_path([row for row in self._unsaved() if row.collected]).items():
             with suppress(web.HTTPException):
-                saved_at = await self._saved_at(self._table.kernel.user, row.order.document_path or "", [row])
-                if saved_at is not None and saved_at < row.finished_at:
-                    found.append(row)
+                saved_at = await self._saved_at(path)
+                older = [row for row in rows if is_older(row, saved_at)]
+                there = await self._put_in(path, [Filled.by(row, saved_at) for row in older]) if older else set()
+                self._note([row for row in older if row.order.cell_id in there])
+                found += [row for row in rows if row.saved != row.version]
         return found
 
     async def _save(self, due: list[Execution]) -> None:
-        self._written_at = time.monotonic()
-        by_path: dict[str, list[Execution]] = {}
-        for row in due:
-            by_path.setdefault(row.order.document_path or "", []).append(row)
-        for path, rows in by_path.items():
-            versions = [row.version for row in rows]
-            if not await self._save_in(path, rows):
-                continue  # it is tried again
-            for row, version in zip(rows, versions, strict=True):
-                row.saved = version
-                self._table.note(row)
+        async with self._writing:
+            self._written_at = time.monotonic()
+            for path, rows in _by_path(due).items():
+                await self._save_in(path, rows)
 
-    async def _save_in(self, path: str, rows: list[Execution]) -> bool:
-        """Whether that is settled: done, or never possible."""
-        user, widgets = self._table.kernel.user, self._table.widgets.to_metadata()
+    async def _save_in(self, path: str, rows: list[Execution]) -> None:
+        """Write what they have come to now. A row whose cell is not there waits for a save; errors of ours do not."""
+        user = self._table.kernel.user
+        versions = {row.order.cell_id: row.version for row in rows}
+        there: set[str | None] = set()
         try:
-            if saved_at := await self._saved_at(user, path, rows):
-                rows = [row for row in rows if not (row.state == "done" and row.finished_at < saved_at)]
-            if filled := [Filled.by(row) for row in rows]:
-                await self._notebooks.amend(user, path, lambda notebook: amend(notebook, filled, widgets))
+            saved_at = await self._saved_at(path)
+            there = await self._put_in(path, [Filled.by(row, saved_at) for row in rows])
         except web.HTTPException as error:  # the notebook was moved, is none any more, or the disk is full
             log.warning("outputs_not_saved", user=user, path=path, status=error.status, why=error.text)
-            return error.status < HTTPStatus.INTERNAL_SERVER_ERROR
-        log.info("outputs_saved", user=user, path=path, cells=len(rows))
-        return True
+            if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                return  # it is tried again
+        else:
+            waiting = len(versions.keys() - there)
+            log.info("outputs_saved", user=user, path=path, cells=len(there), waiting_for_their_cell=waiting)
+        for row in rows:
+            row.missing = versions[row.order.cell_id]
+        self._note([row for row in rows if row.order.cell_id in there], versions)
 
-    async def _saved_at(self, user: str, path: str, rows: list[Execution]) -> float | None:
-        """When the notebook was saved last; asked only if a page has fetched one of the results, and so may have."""
-        if not any(row.collected for row in rows):
-            return None
-        found = (await self._notebooks.get(user, path, content=False))["last_modified"]
+    async def _put_in(self, path: str, filled: list[Filled]) -> set[str | None]:
+        """Have them written; return the ids of those whose cells are there."""
+        user, widgets = self._table.kernel.user, self._table.widgets.to_metadata()
+        there: set[str | None] = set()
+        await self._notebooks.amend(user, path, lambda notebook: amend(notebook, filled, widgets, there))
+        return there
+
+    def _note(self, rows: list[Execution], versions: dict[str | None, int] | None = None) -> None:
+        for row in rows:
+            row.saved = versions[row.order.cell_id] if versions else row.version
+            self._table.note(row)
+
+    async def _saved_at(self, path: str) -> float:
+        """When the notebook was saved last."""
+        found = (await self._notebooks.get(self._table.kernel.user, path, content=False))["last_modified"]
         return found.timestamp() if isinstance(found, datetime) else datetime.fromisoformat(found).timestamp()
 
 
-def amend(notebook: Node, filled: list[Filled], widgets: dict[str, Any] | None) -> bool:
-    """Put what the executions have come to into their cells; return whether that changes the notebook."""
+def is_older(row: Execution, saved_at: float) -> bool:
+    """Whether the notebook was saved after this was over."""
+    return row.state == "done" and row.finished_at < saved_at
+
+
+def _by_path(rows: list[Execution]) -> dict[str, list[Execution]]:
+    found: dict[str, list[Execution]] = {}
+    for row in rows:
+        found.setdefault(row.order.document_path or "", []).append(row)
+    return found
+
+
+def amend(
+    notebook: Node, filled: list[Filled], widgets: dict[str, Any] | None, there: set[str | None] | None = None
+) -> bool:
+    """Put what the executions have come to into their cells; return whether that changes the notebook.
+
+    `there` gets the ids of those cells that the notebook has.
+    """
     cells = {cell.get("id"): cell for cell in notebook["cells"] if cell["cell_type"] == "code"}
-    changes = [_put(cells[one.cell_id], one) for one in filled if one.cell_id in cells]
+    found = [one for one in filled if one.cell_id in cells]
+    if there is not None:
+        there.update(one.cell_id for one in found)
+    changes = [_put(cells[one.cell_id], one) for one in found if not one.leaves(cells[one.cell_id])]
     if widgets and any(changes):
         notebook["metadata"]["widgets"] = _node(type(notebook), widgets)
     return any(changes)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any, Final, Self
 
+import orjson
+
 _CONTROL: Final = re.compile(r"[\n\b\r]")
 
 
@@ -19,6 +21,7 @@ class Screen:
         self._settled: list[str] = []  # complete lines
         self._tail: list[str] = []  # what follows; with a cursor inside it, one line
         self._cursor: int | None = None  # where in the tail the next character goes; None: at its end
+        self._told_settled, self._told_tail = Told(), Told()
 
     def write(self, text: str) -> None:
         """Take what the kernel has printed."""
@@ -29,13 +32,22 @@ class Screen:
         self._settled.append(head + newline)
         lines, line, cursor = _typed(line, len(line) if self._cursor is None else self._cursor, text)
         self._settled += lines
-        self._tail = [line]
+        self._tail, self._told_tail = [line], Told()
         self._cursor = cursor if cursor < len(line) else None
 
     @property
     def text(self) -> str:
         """All of it."""
         return "".join((*self._settled, *self._tail))
+
+    @property
+    def told(self) -> list[bytes]:
+        """All of it, in pieces, as it is told to a page: escaped for a JSON text that is in a JSON text."""
+        return [*self._told_settled.all_of(self._settled), *self._told_tail.all_of(self._tail)]
+
+    def forget_told(self) -> None:
+        """Keep nothing for `told`."""
+        self._told_settled, self._told_tail = Told(), Told()
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
@@ -49,6 +61,31 @@ class Screen:
         head, newline, line = found["text"].rpartition("\n")
         made._settled, made._tail = [head + newline], [line]
         return made
+
+
+class Told:
+    """Pieces of text that only grow in number, escaped; each is escaped once, however often all are asked for."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._escaped: list[bytes] = []
+
+    def all_of(self, pieces: list[str]) -> list[bytes]:
+        """The text that they make."""
+        if len(pieces) > self._count:
+            self._escaped.append(escaped("".join(pieces[self._count :])))
+            self._count = len(pieces)
+        return self._escaped
+
+
+def escaped(text: str) -> bytes:
+    """`text` as it stands in a JSON text in a JSON text. That of two texts is that of the one, and of the other."""
+    return in_text(orjson.dumps(text)[1:-1])
+
+
+def in_text(json: bytes) -> bytes:
+    """A JSON text as it stands in one."""
+    return orjson.dumps(json.decode())[1:-1]
 
 
 def _typed(line: str, cursor: int, text: str) -> tuple[list[str], str, int]:

@@ -20,7 +20,7 @@ from kernels import framing
 from kernels.errors import KernelGone, KernelMoved, KernelsError
 from kernels.framing import Message
 from kernels.resume import Resume
-from kernels.seat import Seat
+from kernels.seat import OWN_SESSION, Seat
 from kernels.tenant import Tenant
 from server.execution import widgets
 from server.execution.execution import AFTER_ERROR, CANCELLED, Execution, News, Order, Reply, header
@@ -34,7 +34,6 @@ MAX_QUEUED: Final = 1024  # a notebook that is run at once has some hundred cell
 KEEP_S: Final = 0.5  # between two times that what runs is written to the journal
 KEEP_BYTES: Final = 2**20  # or as soon as so much has come: the recorder of the kernel has the last 4 MiB
 IDLE_S: Final = 5.0  # after its reply an execution is over at the latest: the idle status may have been lost
-SESSION: Final = "kernelring-execution-" * 6  # longer than a client's session_id may be, so that no client can take it
 
 
 class QueueFullError(KernelsError):
@@ -61,7 +60,7 @@ class Table:
         self.moved: Exception | None = None
         self.ended = False  # the kernel is gone
         self.seen_at = time.monotonic()  # when somebody was there last; after a move clients need a moment to follow
-        self._session = SESSION + self.kernel.kernel_id
+        self._session = OWN_SESSION + self.kernel.kernel_id
         self._keeper = Keeper(journal)
         self._interrupt = interrupt
         self._on_closed = on_closed

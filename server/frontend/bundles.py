@@ -51,6 +51,14 @@ async def icon(request: web.Request) -> web.StreamResponse:
     )
 
 
+async def mathjax_file(request: web.Request) -> web.StreamResponse:
+    """`GET /static/mathjax/{file}`: for exported notebooks. They are shown in a sandbox, as of an origin of their own,
+    which may read fonts only from whoever says so."""
+    response = await _served(request, (await catalogue_of(request)).mathjax, request.match_info["file"])
+    response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
+    return response
+
+
 async def app_icon(request: web.Request) -> web.StreamResponse:
     """`GET /static/notebook/favicons/{file}`: the page of consoles has its icon there, and no package has that icon."""
     return await favicon(request)

@@ -19,13 +19,14 @@ from jinja2 import Environment, FileSystemLoader
 from jupyter_core.paths import jupyter_config_dir
 from jupyter_server import DEFAULT_STATIC_FILES_PATH
 from jupyter_server import version_info as jupyter_server_version
-from jupyterlab.labapp import LabApp
+from jupyter_server_mathjax.app import STATIC_ASSETS_PATH
 from jupyterlab_server.config import LabConfig, get_federated_extensions, get_page_config
 from jupyterlab_server.handlers import LabHandler
 from jupyterlab_server.licenses_handler import LicensesManager
 from jupyterlab_server.settings_utils import _get_overrides
 from jupyterlab_server.themes_handler import ThemesHandler
-from notebook.app import JupyterNotebookApp, NotebookHandler
+
+from server.frontend.packages import JupyterNotebookApp, LabApp, NotebookHandler
 
 HERE: Final = Path(__file__).parent
 SETTINGS_DIR: Final = str(HERE / "settings")  # our overrides, and the plugins that are switched off
@@ -65,6 +66,7 @@ class Catalogue:
         if error:
             log.warning("Settings overrides cannot be read: %s", error)
         self.custom_css = _custom_css()
+        self.mathjax = Path(STATIC_ASSETS_PATH)
         self.jupyter_static = Path(DEFAULT_STATIC_FILES_PATH)
         self.api_spec = Path(jupyter_server.__file__).parent / "services" / "api" / "api.yaml"
         self.extensions: dict[str, Path] = {

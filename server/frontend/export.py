@@ -1,9 +1,14 @@
-"""The program that turns a notebook into another format: `python -m server.frontend.export FORMAT NAME [UID GID]`.
+"""The program that turns a notebook into another format.
+
+`python -m server.frontend.export FORMAT NAME USE MIB [UID GID]`
 
 Run by `nbconvert.py`, one process for each conversion, so that a notebook that never ends or eats memory harms nobody.
 Reads the notebook from standard input; writes one line of JSON (`{"mime", "name"}`, or `{"error"}`) and then the bytes.
 It opens no file of the user's. What is in a notebook decides which exporter runs and what that does, so where kernels
 are confined it runs as the user, too.
+
+USE is `shown` for a page of this server, which loads nothing from elsewhere, or `kept` for a file: that is as nbconvert
+makes it, since it must find MathJax wherever it is opened.
 """
 
 from __future__ import annotations
@@ -17,36 +22,51 @@ import zipfile
 from pathlib import PurePath
 from typing import Any, Final
 
-MEMORY_BYTES: Final = 1024 * 2**20
 CPU_S: Final = 60
+# MathJax is ours, with the fonts that its package has; require.js, the widgets' manager and Mermaid are not here, and
+# what needs them shows as text.
+MATHJAX: Final = "/static/mathjax/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full,Safe"
+SHOWN: Final = """{%- extends 'index.html.j2' -%}
+{%- block html_head_js -%}{%- endblock -%}
+{%- block jupyter_widgets -%}{%- endblock -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block html_head_js_mathjax -%}
+<script type="text/x-mathjax-config">
+MathJax.Hub.Config({"HTML-CSS": {availableFonts: [], imageFont: null, preferredFont: null, webFont: "STIX-Web"}});
+</script>
+{{ super() }}
+{%- endblock -%}
+"""
 
 
-def main(kind: str, name: str, *identity: str) -> None:
-    """Convert standard input."""
+def main(kind: str, name: str, use: str, memory_mib: int, *identity: int) -> None:
+    """Convert standard input. `identity`: uid and gid."""
     if identity:
-        uid, gid = map(int, identity)
+        uid, gid = identity
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_mib * 2**20, memory_mib * 2**20))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
     try:
-        mime, named, body = _converted(kind, name, sys.stdin.buffer.read())
+        mime, named, body = _converted(kind, name, use, sys.stdin.buffer.read())
         told: dict[str, str] = {"mime": mime, "name": named}
     except MemoryError:
-        told, body = {"error": f"it needs more than {MEMORY_BYTES >> 20} MiB"}, b""
+        told, body = {"error": f"it needs more than {memory_mib} MiB"}, b""
     except Exception as error:
         told, body = {"error": f"{type(error).__name__}: {error}"[:2000]}, b""
     sys.stdout.buffer.write(json.dumps(told).encode() + b"\n" + body)
     sys.stdout.buffer.flush()
 
 
-def _converted(kind: str, name: str, text: bytes) -> tuple[str, str, bytes]:
+def _converted(kind: str, name: str, use: str, text: bytes) -> tuple[str, str, bytes]:
     import nbformat
     from nbconvert.exporters import get_exporter
 
     notebook = nbformat.reads(text.decode(), as_version=4)  # type: ignore[no-untyped-call]
-    exporter = get_exporter(kind)()  # type: ignore[no-untyped-call]
+    # A template in memory comes before a format's own, so only for the one that it extends.
+    ours = {"mathjax_url": MATHJAX, "raw_template": SHOWN} if (kind, use) == ("html", "shown") else {}
+    exporter = get_exporter(kind)(**ours)  # type: ignore[no-untyped-call]
     stem = PurePath(name).stem
     output, found = exporter.from_notebook_node(notebook, resources={"metadata": {"name": stem}})
     body = output.encode() if isinstance(output, str) else bytes(output)
@@ -66,4 +86,4 @@ def _zipped(name: str, body: bytes, pictures: dict[str, Any]) -> bytes:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))

@@ -1,15 +1,16 @@
 """The front ends as the handlers of a worker find them: the catalogue and what is made of it, each when first wanted.
 
-Owns the moment at which they are read: in a thread, once, begun when the worker has started. So a worker is there for
-its kernels at once, and whoever asks for a page in the first second waits for the rest of it.
+Owns the moment at which they are read, each once, in a thread. The catalogue is begun when the worker has started: so
+that is there for its kernels at once. What can be set is begun with the first page, which does not wait for it: its
+browser has the scripts to load before it asks.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from aiohttp import web
 
@@ -19,32 +20,72 @@ if TYPE_CHECKING:
     from server.frontend.catalogue import Catalogue
     from server.frontend.settings import LabSettings
 
-    Read = tuple[Catalogue, LabSettings]
+T = TypeVar("T")
+
+SHELF: Final = "settings"  # among the files of the press, which are named by hashes
+
+
+class Once(Generic[T]):
+    """What `make` returns; made when first wanted, and anew after a failure."""
+
+    def __init__(self, make: Callable[[], Awaitable[T]]) -> None:
+        self._make = make
+        self._task: asyncio.Task[T] | None = None
+
+    def begin(self) -> asyncio.Task[T]:
+        """Begin to make it, unless that was begun before."""
+        if self._task is None or (self._task.done() and not _has_succeeded(self._task)):
+            self._task = asyncio.ensure_future(self._made())
+        return self._task
+
+    async def get(self) -> T:
+        """It. A request that is broken off does not break off the making."""
+        return await asyncio.shield(self.begin())
+
+    async def wait(self) -> None:
+        """Until it is not being made: a thread cannot be broken off."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _made(self) -> T:
+        return await self._make()
 
 
 class Frontend:
     """`await frontend.catalogue()` is there from the first call on."""
 
-    def __init__(self, notebooks: Path, cache: Path, read: Callable[[], Read] | None = None) -> None:
+    def __init__(
+        self,
+        notebooks: Path,
+        cache: Path,
+        catalogue: Callable[[], Catalogue] | None = None,
+        settings: Callable[[Catalogue, Path], LabSettings] | None = None,
+    ) -> None:
+        """`cache`: a directory for what is made once on each host."""
         self.notebooks = notebooks
         self.press = Press(cache)
-        self._read = read or read_front_ends
         self._files: dict[tuple[Path, str], Path] = {}
-        self._reading: asyncio.Task[Read] | None = None
+        self._catalogue = Once(lambda: asyncio.to_thread(catalogue or read_catalogue))
+        self._settings = Once(lambda: self._read_settings(settings or read_settings, cache / SHELF))
 
-    def begin(self) -> asyncio.Task[Read]:
-        """Begin to read the catalogue, unless that was begun before."""
-        if self._reading is None or (self._reading.done() and not _has_succeeded(self._reading)):
-            self._reading = asyncio.create_task(asyncio.to_thread(self._read), name="read_catalogue")
-        return self._reading
+    def begin(self) -> None:
+        """Begin to read the catalogue."""
+        self._catalogue.begin()
+
+    def begin_settings(self) -> None:
+        """Begin to read what can be set."""
+        self._settings.begin()
 
     async def catalogue(self) -> Catalogue:
-        """What is installed. A request that is broken off does not break off the reading."""
-        return (await asyncio.shield(self.begin()))[0]
+        """What is installed."""
+        return await self._catalogue.get()
 
     async def settings(self) -> LabSettings:
         """What can be set in the front ends, and what users have set."""
-        return (await asyncio.shield(self.begin()))[1]
+        return await self._settings.get()
+
+    async def _read_settings(self, read: Callable[[Catalogue, Path], LabSettings], shelf: Path) -> LabSettings:
+        return await asyncio.to_thread(read, await self.catalogue(), shelf)
 
     async def file(self, directory: Path, name: str) -> Path | None:
         """The file `name` of a package's `directory`, if it has that. What was found once is looked up no more."""
@@ -56,9 +97,9 @@ class Frontend:
         return found
 
     async def close(self) -> None:
-        """Wait for what is being read: a thread cannot be broken off."""
-        if self._reading is not None:
-            await asyncio.wait([self._reading])
+        """Wait for what is being read."""
+        await self._settings.wait()
+        await self._catalogue.wait()
         self.press.close()
 
 
@@ -73,17 +114,22 @@ def _file_below(directory: Path, name: str) -> Path | None:
         return None
 
 
-def _has_succeeded(task: asyncio.Task[Read]) -> bool:
+def _has_succeeded(task: asyncio.Task[T]) -> bool:
     return not task.cancelled() and task.exception() is None
 
 
-def read_front_ends() -> Read:
-    """What `Frontend` has of them. Blocks for seconds the first time in a process."""
-    from server.frontend.catalogue import Catalogue  # takes seconds: not on the event loop
-    from server.frontend.settings import LabSettings
+def read_catalogue() -> Catalogue:
+    """What is installed. Blocks for a second the first time in a process."""
+    from server.frontend.catalogue import Catalogue  # its libraries take that second: not on the event loop
 
-    catalogue = Catalogue()
-    return catalogue, LabSettings(catalogue)
+    return Catalogue()
+
+
+def read_settings(catalogue: Catalogue, shelf: Path) -> LabSettings:
+    """What can be set. Blocks for some 0.2 s on the first worker of a host."""
+    from server.frontend.settings import LabSettings  # as above
+
+    return LabSettings(catalogue, shelf)
 
 
 FRONTEND: web.AppKey[Frontend] = web.AppKey("frontend", Frontend)

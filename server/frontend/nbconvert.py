@@ -1,4 +1,4 @@
-"""Notebooks in other formats: `GET /nbconvert/{format}/{path}`, and which formats there are.
+"""Notebooks in other formats: `/nbconvert/{format}…`, and which formats there are.
 
 Owns the bounds: how many conversions run at once in this worker, how long one may take and how much it may make. The
 conversion itself is a process of its own (`export.py`), with no secret in its environment.
@@ -24,6 +24,7 @@ from server.confinement import Identity
 from server.frontend.files import attachment
 from server.frontend.headers import NOSNIFF, sandboxed
 from server.login_page import redirect
+from server.owned import json_object, text_field
 from server.request_keys import USER
 from server.workdir import PASSED_ON
 
@@ -34,6 +35,7 @@ WAITING: Final = 8  # beyond these the client is told to come back
 TIME_S: Final = 60.0
 MAX_NOTEBOOK_BYTES: Final = 64 * 2**20
 MAX_MADE_BYTES: Final = 256 * 2**20
+MEMORY_MIB: Final = 1024
 HEAD_BYTES: Final = 64 * 1024
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -49,6 +51,7 @@ MIMES: Final[dict[str, str]] = {
     "script": "",
     "slides": "text/html",
 }
+KEPT: Final = frozenset({"slides"})  # never shown: their scripts are on other hosts
 WITH_PANDOC: Final = frozenset({"asciidoc", "latex", "rst"})
 
 
@@ -60,7 +63,7 @@ class Exports:
         self._coming = 0
 
     async def run(
-        self, kind: str, name: str, notebook: bytes, identity: Identity | None
+        self, kind: str, name: str, notebook: bytes, use: str, identity: Identity | None
     ) -> tuple[dict[str, str], bytes]:
         """(what it is, its bytes), made as `identity`.
 
@@ -73,7 +76,7 @@ class Exports:
         self._coming += 1
         try:
             async with self._turns:
-                return await _convert(kind, name, notebook, identity)
+                return await _convert(kind, name, notebook, use, identity)
         finally:
             self._coming -= 1
 
@@ -91,18 +94,38 @@ async def list_formats(request: web.Request) -> web.Response:
 
 async def export(request: web.Request) -> web.Response:
     """`GET /nbconvert/{format}/{path}`; with `?download=true` to be kept and not shown."""
-    kind, path = request.match_info["format"], request.match_info["path"].strip("/")
-    if kind not in MIMES:
-        raise api_error(404, f"No exporter for format: {kind[:64]}")
+    kind, path = _kind(request), request.match_info["path"].strip("/")
     if not path.endswith(".ipynb"):
         return redirect(f"/files/{path}")
     notebook = await _read(request, path)
+    is_kept = kind in KEPT or request.query.get("download", "").lower() in ("true", "1")
+    return await _exported(request, path.rpartition("/")[2], notebook, is_kept=is_kept)
+
+
+async def export_model(request: web.Request) -> web.Response:
+    """`POST /nbconvert/{format}`: of a notebook that is in the body, as the contents API has it."""
+    model = await json_object(request) or {}
+    if not isinstance(model.get("content"), dict):
+        raise api_error(400, "The body must be a notebook's model, with its content")
+    name = (text_field(model, "name") or "notebook.ipynb").replace("\0", "")  # it becomes an argument of a command
+    return await _exported(request, name, orjson.dumps(model["content"]), is_kept=_kind(request) in KEPT)
+
+
+def _kind(request: web.Request) -> str:
+    kind = request.match_info["format"]
+    if kind not in MIMES:
+        raise api_error(404, f"No exporter for format: {kind[:64]}")
+    return kind
+
+
+async def _exported(request: web.Request, name: str, notebook: bytes, *, is_kept: bool) -> web.Response:
+    use = "kept" if is_kept else "shown"
     identity = await request.app[app_keys.CONTENTS].identity(request[USER])
-    told, body = await request.app[EXPORTS].run(kind, path.rpartition("/")[2], notebook, identity)
+    told, body = await request.app[EXPORTS].run(_kind(request), name, notebook, use, identity)
     headers = sandboxed(request) | {hdrs.CACHE_CONTROL: "no-store", hdrs.CONTENT_TYPE: f"{told['mime']}; charset=utf-8"}
     if told["mime"] == "application/zip":
         headers[hdrs.CONTENT_TYPE] = told["mime"]
-    if told["mime"] == "application/zip" or request.query.get("download", "").lower() in ("true", "1"):
+    if told["mime"] == "application/zip" or is_kept:
         headers[hdrs.CONTENT_DISPOSITION] = attachment(told["name"])
     return web.Response(body=body, headers=headers)
 
@@ -117,10 +140,12 @@ async def _read(request: web.Request, path: str) -> bytes:
         os.close(opened.fd)
 
 
-async def _convert(kind: str, name: str, notebook: bytes, identity: Identity | None) -> tuple[dict[str, str], bytes]:
+async def _convert(
+    kind: str, name: str, notebook: bytes, use: str, identity: Identity | None
+) -> tuple[dict[str, str], bytes]:
     who = (str(identity.uid), str(identity.gid)) if identity else ()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server.frontend.export", kind, name, *who),
+        *(sys.executable, "-m", "server.frontend.export", kind, name, use, str(MEMORY_MIB), *who),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

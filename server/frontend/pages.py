@@ -15,7 +15,7 @@ from yarl import URL
 from server import app_keys
 from server.api_errors import ApiError
 from server.frontend.ahead import start_ahead
-from server.frontend.frontend import catalogue_of
+from server.frontend.frontend import FRONTEND, catalogue_of
 from server.frontend.headers import page_headers
 from server.login_page import redirect
 from server.request_keys import USER
@@ -94,6 +94,7 @@ async def without_slash(request: web.Request) -> web.Response:
 
 async def page(request: web.Request, app: str, template: str, **told: Any) -> web.Response:
     """A page of `app` for the request's user; `told`: what its page config has besides."""
+    request.app[FRONTEND].begin_settings()  # the page will ask for them
     catalogue = await catalogue_of(request)
     root = user_directory(request.app[app_keys.SETTINGS].notebooks, request[USER])
     text = catalogue.page(app, template, serverRoot=str(root), **told)

@@ -1,4 +1,4 @@
-"""A user's settings and workspaces on disk.
+"""A user's settings, workspaces and sections of configuration on disk.
 
 Owns the directory that holds them, beside the users' notebooks and not among them: what a kernel can write is never
 followed here, and no user's own directory begins with a dot (`server/workdir.py`). Files are replaced whole, so any
@@ -19,6 +19,7 @@ from server.workdir import user_directory
 PLACE: Final = ".kernelring/!lab"
 SETTINGS: Final = "settings"
 WORKSPACES: Final = "workspaces"
+CONFIG: Final = "config"
 MAX_FILE_BYTES: Final = 512 * 1024
 MAX_FILES: Final = 200  # of a kind; Lab has some 100 plugins with settings
 LAB_MADE: Final = "auto-"  # so JupyterLab calls the workspaces that it makes for second tabs

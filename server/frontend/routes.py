@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from server.frontend import bundles, embed, events, files, lab_api, nbconvert, pages, small
+from server.frontend import bundles, config, embed, events, files, lab_api, nbconvert, pages, small
 from server.owned import Handler
 
 SPACE: Final = pages.WORKSPACE
+CONFIG: Final = r"/api/config/{section:\w+}"
 
 ROUTES: Final[list[tuple[str, str, Handler]]] = [
     # Notebook 7
@@ -48,6 +49,7 @@ ROUTES: Final[list[tuple[str, str, Handler]]] = [
     # What both load
     ("GET", "/static/notebook/favicons/{file:.+}", bundles.app_icon),
     ("GET", "/static/{app:lab|notebook}/{file:.+}", bundles.bundle_file),
+    ("GET", "/static/mathjax/{file:.+}", bundles.mathjax_file),
     ("GET", "/static/{folder:favicons|logo}/{file:.+}", bundles.icon),
     ("GET", "/favicon.ico", bundles.favicon),
     ("GET", "/custom/custom.css", small.custom_css),
@@ -55,11 +57,15 @@ ROUTES: Final[list[tuple[str, str, Handler]]] = [
     ("GET", "/files/{path:.+}", files.user_file),
     ("GET", "/api/nbconvert", nbconvert.list_formats),
     ("GET", r"/nbconvert/{format:\w+}/{path:.+}", nbconvert.export),
+    ("POST", r"/nbconvert/{format:\w+}", nbconvert.export_model),
     # Small parts of jupyter_server's API
     ("GET", "/api/events/subscribe", events.subscribe),
     ("POST", "/api/events", events.emit),
     ("GET", "/api/spec.yaml", small.api_spec),
-    ("GET", r"/api/config/{section:\w+}", small.no_config),
+    ("GET", CONFIG, config.get_section),
+    ("PUT", CONFIG, config.put_section),
+    ("PATCH", CONFIG, config.patch_section),
+    ("GET", "/api/notebooks{path:(?:/.*)?}", small.notebooks_moved),
     ("GET", "/api/terminals", small.no_terminals),
     ("POST", "/api/terminals", small.no_terminals),
     ("GET", "/lsp/status", small.language_servers),

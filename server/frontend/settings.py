@@ -1,22 +1,26 @@
 """JupyterLab's settings: what plugins can be set to, and what a user has set.
 
-Owns what is kept of them in memory: the schemas with nobody's settings, per language, as JSON; and of each user's own
-files what jupyterlab_server made of them, while the file stays the same. All functions block, for threads.
+Owns what is kept of them in memory: the schemas with nobody's settings, per language, as JSON (in their own language
+made once on each host); and of each user's own files what jupyterlab_server made of them, while the file stays the
+same. All functions block, for threads.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from jupyterlab_server.settings_utils import SETTINGS_EXTENSION, SchemaHandler, get_settings, save_settings
-from jupyterlab_server.translation_utils import L10N_SCHEMA_NAME, translator
+from jupyterlab_server.translation_utils import DEFAULT_LOCALE, L10N_SCHEMA_NAME, translator
 
 from server.frontend.preferences import SETTINGS, Preferences
+from server.frontend.shelf import shelved, stamp_of
 
 if TYPE_CHECKING:
     from server.frontend.catalogue import Catalogue
@@ -32,16 +36,15 @@ _TRANSLATOR: Final = threading.Lock()
 class LabSettings:
     """The settings of all users, as their front ends ask for them."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
+    def __init__(self, catalogue: Catalogue, shelf: Path) -> None:
+        """`shelf`: the file that all workers of this host have the list in."""
+        self._catalogue, self._shelf = catalogue, shelf
         self._translated: OrderedDict[str, dict[str, bytes]] = OrderedDict()
         self._own: OrderedDict[tuple[str, str, int, int], bytes] = OrderedDict()
         self._lock = threading.Lock()
-        self.ids_only = orjson.dumps(
-            get_settings(**self._where(NOWHERE), labextensions_path=catalogue.labextensions_path, ids_only=True)[0]
-        )
         self._default_locale = self._locale_in(NOWHERE)
-        self._plain = self._listed(self._default_locale)
+        self._plain = self._listed_here(self._default_locale)
+        self.ids_only = orjson.dumps({"settings": [{"id": plugin} for plugin in self._plain]})
         self.all_of_none = self._joined(self._plain)
 
     def knows(self, plugin: str) -> bool:
@@ -120,6 +123,24 @@ class LabSettings:
                 while len(self._translated) > KEPT_LANGUAGES:
                     self._translated.popitem(last=False)
         return kept
+
+    def _listed_here(self, locale: str) -> dict[str, bytes]:
+        if (
+            locale.partition("_")[0] != DEFAULT_LOCALE
+        ):  # translations come from packages of which the stamp knows nothing
+            return self._listed(locale)
+        overrides = orjson.dumps(self._catalogue.overrides, option=orjson.OPT_SORT_KEYS).decode()
+        stamp = stamp_of(self._sources(), version("jupyterlab_server"), locale, overrides)
+        return shelved(self._shelf, stamp, lambda: self._listed(locale))
+
+    def _sources(self) -> Iterator[Path]:
+        """The files that the list is made from."""
+        places = [Path(self._catalogue.lab.schemas_dir)]
+        for extension in self._catalogue.extensions.values():
+            places.append(extension / "schemas")
+            yield extension / "package.json"
+        for place in places:
+            yield from (file for file in place.rglob("*") if file.is_file())
 
     def _listed(self, locale: str) -> dict[str, bytes]:
         return {each["id"]: orjson.dumps(each) for each in self._asked(NOWHERE, locale)["settings"]}

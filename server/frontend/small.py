@@ -1,6 +1,6 @@
 """The small answers that pages ask for: style sheets of the operator's, what is switched off, the API's description.
 
-Each is what a jupyter_server says that has no terminals, no language servers and no stored configuration.
+Each is what a jupyter_server says that has no terminals and no language servers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 from server.api_errors import api_error
 from server.frontend.frontend import catalogue_of
 from server.frontend.headers import ASK_AGAIN, NOSNIFF
+from server.login_page import redirect
 
 _LSP: Final = {"version": 2, "sessions": {}, "specs": {}}  # jupyter_lsp's answer where no language server is
 
@@ -42,7 +43,6 @@ async def no_terminals(request: web.Request) -> web.Response:
     raise api_error(404, "Terminals are switched off")
 
 
-async def no_config(request: web.Request) -> web.Response:
-    """`GET /api/config/{section}`: nothing is configured there. (Settings are kept by `/lab/api/settings`.)"""
-    del request
-    return web.json_response({}, headers=NOSNIFF)
+async def notebooks_moved(request: web.Request) -> web.Response:
+    """`GET /api/notebooks…`: its old name leads to the contents API, as in Jupyter."""
+    return redirect(f"/api/contents{request.match_info['path']}")

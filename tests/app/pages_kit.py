@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
@@ -18,14 +19,28 @@ from server import app_keys
 from server.api_errors import json_errors
 from server.contents.contents import Contents, Places
 from server.frontend import events, nbconvert
-from server.frontend.frontend import FRONTEND, Frontend, front_ends, read_front_ends
+from server.frontend.frontend import FRONTEND, Frontend, front_ends, read_catalogue, read_settings
 from server.frontend.routes import ROUTES
 from server.request_keys import USER
 from server.settings import Settings
 from server.workdir import user_directory
 
+if TYPE_CHECKING:
+    from server.frontend.catalogue import Catalogue
+    from server.frontend.settings import LabSettings
+
 # Once in a process: it is the same for every worker, and takes a second.
-_read = functools.cache(read_front_ends)
+_catalogue = functools.cache(read_catalogue)
+
+
+@functools.cache
+def _settings_once(catalogue: Catalogue) -> LabSettings:
+    with tempfile.TemporaryDirectory() as place:
+        return read_settings(catalogue, Path(place) / "settings")
+
+
+def _settings_of(catalogue: Catalogue, _shelf: Path) -> LabSettings:
+    return _settings_once(catalogue)
 
 
 @dataclass
@@ -66,7 +81,7 @@ async def pages_in(root: Path, **settings: Any) -> AsyncIterator[Pages]:
     app[app_keys.CONTENTS] = contents = Contents(
         places, lambda: next(epochs), lambda user: (user_directory(places.notebooks, user), None)
     )
-    app[FRONTEND] = Frontend(root / "notebooks", root / "static", _read)
+    app[FRONTEND] = Frontend(root / "notebooks", root / "static", _catalogue, _settings_of)
     app[events.EVENTS], app[nbconvert.EXPORTS] = {}, nbconvert.Exports()
     app.router.add_routes([web.route(method, path, handler) for method, path, handler in ROUTES])
     app.cleanup_ctx.append(front_ends)

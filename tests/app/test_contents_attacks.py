@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from server.api_errors import ApiError
 from server.contents import listing
+from server.contents.beneath import Beneath
 from tests.app.contents_kit import Desk, desk_in, notebook, text
 
 SECRET = "the secret of the house"
@@ -198,3 +200,38 @@ async def test_a_name_that_is_no_text_is_left_out(desk: Desk) -> None:
     (desk.home / "a%20b & ü.txt").touch()
     assert [each["name"] for each in (await desk.call("GET")).model["content"]] == ["a%20b & ü.txt"]
     assert (await desk.call("GET", "a%20b & ü.txt")).status == 200
+
+
+@pytest.mark.parametrize("path", ["d", "d/n.ipynb", "d/n.ipynb/checkpoints"])
+async def test_nothing_is_told_of_what_a_link_leads_to_that_comes_after_a_check(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    outside, mine = desk.root / "outside", desk.home / "d"
+    for folder in (outside, outside / ".ipynb_checkpoints", mine, mine / ".ipynb_checkpoints"):
+        folder.mkdir()
+        for name in ("n.ipynb", "n-checkpoint.ipynb"):
+            (folder / name).write_text("x" * (4321 if folder.is_relative_to(outside) else 1))
+    for each in (*outside.rglob("*"), outside):
+        os.utime(each, (10**9, 10**9))  # in 2001
+    resolved, left = Beneath.resolved, 0
+
+    def checked_and_then_swapped(self: Beneath, path: str, *, last: bool = True) -> str:
+        nonlocal left
+        found = resolved(self, path, last=last)
+        left -= 1
+        if left == 0:
+            mine.rename(desk.home / "old")
+            mine.symlink_to(outside)
+        return found
+
+    await desk.call("GET")
+    monkeypatch.setattr(Beneath, "resolved", checked_and_then_swapped)
+    checks = 0
+    while left <= 0:  # after the first check, then after the second, until there are no more
+        checks, left = checks + 1, checks + 1
+        answer = await desk.call("GET", path, **({} if path.endswith("checkpoints") else {"content": "0"}))
+        assert not {"4321", "2001"} & set(re.findall(r"\d+", str(answer.model))), (checks, answer)
+        if left <= 0:
+            mine.unlink()
+            (desk.home / "old").rename(mine)
+    assert checks > 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import Any
 
 import pytest
 
-from server.frontend import nbconvert, preferences
+from server.frontend import preferences
 from tests.app.pages_kit import Pages, pages_in
 
 THEMES = "/lab/api/settings/@jupyterlab/apputils-extension:themes"
 SPACE = "/lab/api/workspaces/"
-CELL: dict[str, Any] = {"cell_type": "code", "id": "a", "metadata": {}, "execution_count": None, "outputs": []}
-NOTEBOOK: dict[str, Any] = {"cells": [CELL | {"source": "1 + 1"}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 
 
 @pytest.fixture
@@ -190,51 +187,47 @@ async def test_no_path_leads_out_of_the_users_folder(pages: Pages, path: str) ->
         assert answer.status in (302, 400, 403, 404)
 
 
-# -- exports ----------------------------------------------------------------------------------------------------------
+# -- sections of configuration ----------------------------------------------------------------------------------------
 
 
-async def test_a_notebook_is_exported_in_a_sandbox(pages: Pages) -> None:
-    (pages.home() / "n.ipynb").write_text(json.dumps(NOTEBOOK))
-    shown = await pages.ask("/nbconvert/html/n.ipynb")
-    assert (shown.status, shown.content_type) == (200, "text/html")
-    assert shown.headers["Content-Security-Policy"].endswith("; sandbox allow-scripts")
-    kept = await pages.ask("/nbconvert/python/n.ipynb?download=true")
-    assert "1 + 1" in await kept.text()
-    assert kept.headers["Content-Disposition"] == "attachment; filename*=UTF-8''n.py"
+async def test_sections_of_configuration_are_kept_for_each_user_alone(pages: Pages) -> None:
+    section = "/api/config/notebook"
+    assert await told(pages, section) == {}
+    assert (await pages.ask(section, "PUT", json={"a": {"b": 1, "c": 2}, "d": 3})).status == 204
+    assert await told(pages, section, method="PATCH", json={"a": {"b": None}, "e": 5}) == {
+        "a": {"c": 2},
+        "d": 3,
+        "e": 5,
+    }
+    assert await told(pages, section) == {"a": {"c": 2}, "d": 3, "e": 5}
+    assert await told(pages, section, user="bob") == {}
+    assert await told(pages, "/api/config/tree") == {}
+    assert [*pages.home().rglob("*")] == []
 
 
-async def test_what_cannot_be_exported_is_said(pages: Pages) -> None:
-    (pages.home() / "bad.ipynb").write_text("{")
-    for path, status in [("html/bad.ipynb", 500), ("webpdf/bad.ipynb", 404), ("html/missing.ipynb", 404)]:
-        answer = await pages.ask(f"/nbconvert/{path}")
-        assert (answer.status, bool((await answer.json())["message"])) == (status, True), path
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"[]", 400),
+        (b"{", 400),
+        (b'{"d": {"x": 1}}', 400),
+        (b'{"a":' * 900 + b"1" + b"}" * 900, 400),
+        (b'{"a": "%s"}' % (b"x" * preferences.MAX_FILE_BYTES), 413),
+    ],
+)
+async def test_a_bad_section_is_refused_and_changes_nothing(pages: Pages, body: bytes, status: int) -> None:
+    await pages.ask("/api/config/notebook", "PUT", json={"d": 3})
+    answer = await pages.ask("/api/config/notebook", "PATCH", data=body)
+    assert (answer.status, bool((await answer.json())["message"])) == (status, True)
+    assert await told(pages, "/api/config/notebook") == {"d": 3}
 
 
-async def test_an_export_that_takes_too_long_is_ended(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nbconvert, "TIME_S", 0.01)
-    (pages.home() / "n.ipynb").write_text(json.dumps(NOTEBOOK))
-    answer = await pages.ask("/nbconvert/html/n.ipynb")
-    assert answer.status == 500
-    assert "longer than" in (await answer.json())["message"]
+async def test_names_of_sections_lead_nowhere_else(pages: Pages) -> None:
+    for name, status in [("..%2fa", 404), ("a.b", 404), ("a" * 101, 400)]:
+        assert (await pages.ask(f"/api/config/{name}", "PUT", json={})).status == status
 
 
-async def test_of_too_many_exports_the_last_are_told_to_come_back(
-    pages: Pages, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(nbconvert, "WAITING", 0)
-    begun, go_on = asyncio.Semaphore(0), asyncio.Event()
-
-    async def convert(*_: object) -> tuple[dict[str, str], bytes]:
-        begun.release()
-        await go_on.wait()
-        return {"mime": "text/html", "name": "n.html"}, b""
-
-    monkeypatch.setattr(nbconvert, "_convert", convert)
-    (pages.home() / "n.ipynb").write_text(json.dumps(NOTEBOOK))
-    first = [asyncio.create_task(pages.ask("/nbconvert/html/n.ipynb")) for _ in range(nbconvert.AT_ONCE)]
-    for _ in first:
-        await begun.acquire()
-    last = await pages.ask("/nbconvert/html/n.ipynb")
-    assert (last.status, last.headers["Retry-After"]) == (503, "5")
-    go_on.set()
-    assert {answer.status for answer in await asyncio.gather(*first)} == {200}
+async def test_the_old_name_of_the_contents_api_leads_to_it(pages: Pages) -> None:
+    answer = await pages.ask("/api/notebooks/a%20b.ipynb")
+    assert (answer.status, answer.headers["Location"]) == (302, "/api/contents/a%20b.ipynb")

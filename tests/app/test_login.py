@@ -171,6 +171,18 @@ async def test_the_login_address_takes_a_token_too(worker: Worker, mint: Mint) -
     assert await who(client) == "ada"
 
 
+async def test_a_login_for_no_page_in_particular_leads_to_the_notebooks(worker: Worker, mint: Mint) -> None:
+    client = await worker()
+    for ask in (
+        client.get("/login", params={"token": mint("ada")}, allow_redirects=False),
+        client.post("/login", data={"token": mint("ada")}, allow_redirects=False),
+    ):
+        async with ask as response:
+            assert (response.status, response.headers["Location"]) == (302, "/tree")
+    async with client.get("/login") as response:
+        assert '<a href="/tree">Go on</a>' in await response.text()
+
+
 async def test_a_head_request_logs_nobody_in(worker: Worker, mint: Mint) -> None:
     client = await worker()
     async with client.head("/", params={"token": mint("ada")}) as response:
@@ -212,12 +224,13 @@ def test_no_next_whatever_leads_elsewhere(address: str) -> None:
     [
         ("/tree?a=1&b=%2F", "/tree?a=1&b=%2F"),
         ("/lab/tree/a%20b.ipynb", "/lab/tree/a%20b.ipynb"),
-        ("//evil.example", "/"),
-        ("/\\evil.example", "/"),
-        ("/\t/evil.example", "/"),
-        ("https://evil.example", "/"),
-        ("javascript:alert(1)", "/"),
-        ("", "/"),
+        ("//evil.example", "/tree"),
+        ("/\\evil.example", "/tree"),
+        ("/\t/evil.example", "/tree"),
+        ("https://evil.example", "/tree"),
+        ("javascript:alert(1)", "/tree"),
+        ("", "/tree"),
+        ("/", "/"),
     ],
 )
 async def test_a_login_goes_on_where_the_page_wanted(worker: Worker, mint: Mint, address: str, goal: str) -> None:

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Frame, FrameLocator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Frame, FrameLocator, Page, expect
 
 from local.stack import Stack
 from server.workdir import user_directory
 from tests.browser.site import Site
-from tests.browser.test_home import FLAGS, SOON_MS
+from tests.browser.test_home import SOON_MS
 from tests.cluster.conftest import running
 from tests.redis_server import RedisServer
 
@@ -68,14 +67,6 @@ def stack(school: Site) -> Iterator[Stack]:
     settings = {"KERNELRING_ALLOW_ORIGIN": school.origin, "KERNELRING_FRAME_ANCESTORS": school.origin}
     with RedisServer() as redis, running(redis, workers=2, settings=settings) as shared:
         yield shared
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -4,42 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from local.stack import Stack
 from server.tokens import mint_guest, mint_user
-from tests.cluster.conftest import running
-from tests.redis_server import RedisServer
 
-# Chromium looks for its maker's hosts at every start; without these it waits for each of them.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SOON_MS = 20_000
 
 
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with RedisServer() as redis, running(redis, settings={"KERNELRING_GUESTS": "1"}) as shared:
-        yield shared
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        yield chromium
-        chromium.close()
+@pytest.fixture
+def stack(rough_stack: Stack) -> Stack:
+    """One of the guests' workers is killed here."""
+    return rough_stack
 
 
 @pytest.fixture
@@ -147,6 +128,8 @@ def test_a_token_typed_into_the_login_page_logs_in_and_the_page_logs_out_again(s
         page.goto(f"{stack.url}/")
         page.get_by_label("Token").fill(stack.token("ada"))
         page.get_by_role("button", name="Log in").click()
+        expect(page).to_have_url(f"{stack.url}/tree", timeout=SOON_MS)
+        page.goto(f"{stack.url}/")
         expect(page.locator("#user")).to_have_text("ada", timeout=SOON_MS)
         page.goto(f"{stack.url}/login")
         page.get_by_role("button", name="Log out").click()

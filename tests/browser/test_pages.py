@@ -6,16 +6,14 @@ Nothing is asked of another host, no request fails and no script complains, but 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect
 
 from local.stack import Stack
 from server.workdir import user_directory
-from tests.browser.test_home import FLAGS
 from tests.cluster.conftest import running
 from tests.redis_server import RedisServer
 
@@ -65,14 +63,6 @@ def stack() -> Iterator[Stack]:
             (home / "lesson.ipynb").write_text(json.dumps(NOTEBOOK))
             (home / "notes.txt").write_text("notes")
         yield shared
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -126,6 +116,14 @@ def test_a_cell_runs_with_the_keyboard_and_shows_its_output(visit: Visit, path: 
     page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
     page.keyboard.press("Shift+Enter")
     expect(page.locator(".jp-OutputArea-output").first).to_contain_text("hello", timeout=SOON_MS)
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_in_a_narrow_window_jupyterlab_opens_with_its_side_bar_closed(visit: Visit, width: int) -> None:
+    page = visit("/lab/tree/lesson.ipynb", width=width)
+    expect(page.locator(READY["/lab/tree/lesson.ipynb"]).first).to_be_attached(timeout=SOON_MS)
+    expect(page.locator("#jp-left-stack")).to_be_visible(visible=width > 700, timeout=SOON_MS)
+    assert page.evaluate("document.querySelector('.jp-Notebook').offsetWidth") > 300
 
 
 def test_the_theme_that_one_student_chooses_is_theirs_in_the_next_page_and_nobody_elses(visit: Visit) -> None:

@@ -135,7 +135,7 @@ def test_the_program_that_exports_has_no_more_than_a_students_rights() -> None:
         pytest.skip("only root can become somebody else")
     told = "('text/plain', str((os.getresuid(), os.getresgid(), os.getgroups())), b'')"
     code = f"import os; from server.frontend import export as e; e._converted = lambda *_: {told}"
-    command = [sys.executable, "-c", f"{code}; e.main('html', 'x', '200001', '200002')"]
+    command = [sys.executable, "-c", f"{code}; e.main('html', 'x', 'kept', 1024, 200001, 200002)"]
     made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
     assert json.loads(made.stdout)["name"] == f"({(200001,) * 3}, {(200002,) * 3}, [])"
 

@@ -1,120 +1,31 @@
-"""Code that runs on the server's account: its client, its page and its kernel's owner may go; it runs once, to the end.
-
-The client here asks as jupyter-server-nbmodel's page does (`server/execution/api.py` has the contract).
-"""
+"""Code that runs on the server's account: as the page asks for it (`server/execution/api.py` has the contract)."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import json
-import os
-import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-import aiohttp
 
 from local.stack import Stack
 from local.student import Student
 from server.execution.api import HOLD_S
 from server.owned import OWNER_HEADER
-from tests.cluster.clients import SeatedStudent, one_at_each_worker
-
-LINES = 40
-TURN_S = 0.05
-
-
-@asynccontextmanager
-async def student_of(stack: Stack, user: str) -> AsyncIterator[Student]:
-    """A student with a kernel, who takes it away again."""
-    async with Student(stack.url, stack.token(user)) as student:
-        await student.start()
-        yield student
-        assert await student.delete() == 204
-
-
-@asynccontextmanager
-async def full(stack: Stack) -> AsyncIterator[None]:
-    """Afterwards all workers are there again: one that is stopped while it starts leaves its socket."""
-    yield
-    await asyncio.to_thread(stack.wait_ready)
-
-
-def url(student: Student, rest: str) -> str:
-    return f"/api/kernels/{student.kernel_id}/{rest}"
-
-
-async def post(student: Student, code: str, query: str = "", **fields: Any) -> tuple[int, Any, Mapping[str, str]]:
-    return await student.call("POST", url(student, f"execute{query}"), {"code": code, **fields})
-
-
-async def post_again(student: Student, code: str, uid: str) -> tuple[int, Any, Mapping[str, str]]:
-    """As a client that is told to try again in a moment."""
-    while True:
-        answer = await post(student, code, request_id=uid)
-        if answer[0] != 503:
-            return answer
-        await asyncio.sleep(TURN_S)
-
-
-async def poll(student: Student, location: str) -> tuple[int, Any]:
-    """Ask once, and again when the worker that was asked has ended meanwhile."""
-    while True:
-        try:
-            status, told, _ = await student.call("GET", location)
-        except aiohttp.ClientError:
-            continue
-        if status != 503:
-            return status, told
-
-
-async def until(student: Student, location: str, wanted: Callable[[int, Any], bool]) -> tuple[int, Any]:
-    """Ask as the page does until the answer is the wanted one."""
-    async with asyncio.timeout(30):
-        while True:
-            status, told = await poll(student, location)
-            if wanted(status, told):
-                return status, told
-            await asyncio.sleep(TURN_S)
-
-
-async def ended(student: Student, location: str) -> Any:
-    status, told = await until(student, location, lambda status, _: status not in (202, 300))
-    assert status == 200, told
-    return told
-
-
-def text_of(outputs: str | list[dict[str, Any]]) -> str:
-    found = json.loads(outputs) if isinstance(outputs, str) else outputs
-    return "".join(one["text"] for one in found if one["output_type"] == "stream")
-
-
-def gated(gate: Path, runs: Path) -> str:
-    """A cell that prints, waits for a file, and prints the rest. It notes each time that it is run."""
-    return (
-        "import os, time\n"
-        f"with open({str(runs)!r}, 'a') as runs: runs.write('x')\n"
-        f"for n in range({LINES // 2}): print(n, flush=True)\n"
-        f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
-        f"for n in range({LINES // 2}, {LINES}): print(n, flush=True)\n"
-        "'the end'"
-    )
-
-
-ALL = "".join(f"{n}\n" for n in range(LINES))
-HALF = "".join(f"{n}\n" for n in range(LINES // 2))
-
-
-async def kill_owner(stack: Stack, student: Student) -> None:
-    """`kill -9`, once the kernel's owner is known."""
-    _, _, headers = await student.call("GET", f"/api/kernels/{student.kernel_id}")
-    os.kill(stack.worker_of(headers[OWNER_HEADER]), signal.SIGKILL)
+from tests.cluster.durable_kit import (
+    ALL,
+    HALF,
+    ended,
+    gated,
+    post,
+    student_of,
+    text_of,
+    until,
+    url,
+)
 
 
 async def test_a_cell_is_run_as_the_extension_of_the_page_has_it_run(stack: Stack, tmp_path: Path) -> None:
@@ -199,6 +110,21 @@ async def test_input_is_asked_for_after_what_was_printed_before_it(stack: Stack)
         result = await ended(student, headers["Location"])
         assert text_of(result["outputs"]) == "before\nWho? Ada\nhello Ada\n"
         assert (await student.call("POST", url(student, "input"), {"input": "again"}))[0] == 409
+
+
+async def test_an_answer_that_is_sent_again_answers_no_other_question(stack: Stack) -> None:
+    async with student_of(stack, "once") as student:
+        _, _, headers = await post(student, "print(input('First?'), input('Second?'))")
+        for value in ("Ada", "Bob"):
+            _, told = await until(student, headers["Location"], lambda status, _: status == 300)
+            assert told["input_request"]["prompt"] == {"Ada": "First?", "Bob": "Second?"}[value]
+            body = {"input": value, "request_id": str(uuid.uuid4())}
+            assert (await student.call("POST", url(student, "input"), body))[0] == 201
+            assert (await student.call("POST", url(student, "input"), body))[0] == 201
+        result = await ended(student, headers["Location"])
+        assert text_of(result["outputs"]) == "First? Ada\nSecond? Bob\nAda Bob\n"
+        assert (await student.call("POST", url(student, "input"), body))[0] == 201  # it has counted
+        assert (await student.call("POST", url(student, "input"), {"input": "", "request_id": "x"}))[0] == 400
 
 
 async def test_what_is_cancelled_before_it_runs_never_runs_and_what_runs_is_interrupted(
@@ -286,82 +212,6 @@ async def test_nobody_reaches_the_runs_of_somebody_else(stack: Stack) -> None:
         assert "hers" in text_of((await ended(ada, headers["Location"]))["outputs"])
 
 
-# -- over the end of the owner ----------------------------------------------------------------------------------------
-
-
-async def test_a_cell_whose_owner_is_killed_in_its_midst_ends_with_every_line_once(
-    new_stack: Callable[..., Stack], tmp_path: Path
-) -> None:
-    stack = new_stack()
-    async with full(stack), student_of(stack, "ada") as student:
-        gate, runs = tmp_path / "gate", tmp_path / "runs"
-        cell = {"cell_id": "c-1", "document_path": "lesson.ipynb"}
-        _, _, first = await post(student, gated(gate, runs), metadata=cell)
-        _, _, second = await post(student, "print('the next')", metadata={"cell_id": "c-2"})
-        await until(student, first["Location"], lambda _, told: text_of(told["outputs"]) == HALF)
-        await kill_owner(stack, student)
-        status, so_far = await until(student, first["Location"], lambda _, told: bool(json.loads(told["outputs"])))
-        assert (status, text_of(so_far["outputs"])) == (202, HALF)
-        await kill_owner(stack, student)
-        gate.touch()
-        result = await ended(student, first["Location"])
-        assert text_of(result["outputs"]) == ALL
-        assert (result["status"], result["execution_count"], result["cell_id"]) == ("ok", 1, "c-1")
-        assert text_of((await ended(student, second["Location"]))["outputs"]) == "the next\n"
-        assert runs.read_text() == "x"
-
-
-async def test_a_request_on_its_way_to_an_owner_that_is_killed_runs_once(
-    new_stack: Callable[..., Stack], tmp_path: Path
-) -> None:
-    stack = new_stack()
-    async with full(stack), student_of(stack, "ada") as student, AsyncExitStack() as room:
-        gate, runs = tmp_path / "gate", tmp_path / "runs"
-        gate.touch()
-        _, _, headers = await student.call("GET", f"/api/kernels/{student.kernel_id}")
-        owner = headers[OWNER_HEADER]
-        entry = next(one for one in await one_at_each_worker(stack, "ada", room) if one.entry != owner)
-        entry.kernel_id = student.kernel_id
-        os.kill(stack.worker_of(owner), signal.SIGSTOP)
-        uid = str(uuid.uuid4())
-        asking = asyncio.create_task(post_again(entry, gated(gate, runs), uid))
-        await asyncio.wait((asking,), timeout=0.2)  # it lies at the owner, or will at the next
-        os.kill(stack.worker_of(owner), signal.SIGKILL)
-        status, told, _ = await asking
-        assert (status, told["request_id"]) == (202, uid)
-        result = await ended(student, told["request_url"])
-        assert text_of(result["outputs"]) == ALL
-        # The client did not hear of it and sends it again; and other code under this name is refused.
-        status, again, _ = await post(student, gated(gate, runs), request_id=uid)
-        assert (status, again["request_status"]) == (202, "complete")
-        assert (await post(student, "1", request_id=uid))[0] == 409
-        assert runs.read_text() == "x"
-
-
-async def test_a_question_can_be_answered_after_its_owner_was_killed(new_stack: Callable[..., Stack]) -> None:
-    stack = new_stack()
-    async with full(stack), student_of(stack, "ada") as student:
-        _, _, headers = await post(student, "print('so far')\nprint('hello', input('Who?'))")
-        await until(student, headers["Location"], lambda status, _: status == 300)
-        await kill_owner(stack, student)
-        status, told, _ = await answer(student, "Ada")
-        assert status == 201, told
-        result = await ended(student, headers["Location"])
-        assert text_of(result["outputs"]) == "so far\nWho? Ada\nhello Ada\n"
-
-
-async def answer(student: Student, value: str) -> tuple[int, Any, Mapping[str, str]]:
-    """Answer; again when the connection was to the worker that was killed."""
-    while True:
-        try:
-            return await student.call("POST", url(student, "input"), {"input": value})
-        except aiohttp.ClientError:
-            continue
-
-
-# -- the plain way ----------------------------------------------------------------------------------------------------
-
-
 async def test_a_program_waits_for_its_result(stack: Stack, tmp_path: Path) -> None:
     async with student_of(stack, "program") as student:
         status, told, _ = await post(student, "print('hi')\n1 + 1", "?wait=30")
@@ -377,72 +227,20 @@ async def test_a_program_waits_for_its_result(stack: Stack, tmp_path: Path) -> N
         assert (status, headers["Location"]) == (300, url(student, "input"))
 
 
-async def events_in(answer: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, str | None, Any]]:
-    """(event, id, data) of each."""
-    assert answer.content_type == "text/event-stream"
-    fields: dict[str, str] = {}
-    async for raw in answer.content:
-        line = raw.decode().rstrip("\n")
-        if line:
-            name, _, value = line.partition(": ")
-            fields[name] = value
-        elif "event" in fields:
-            yield fields["event"], fields.get("id"), json.loads(fields["data"])
-            fields = {}
-
-
-class Follower:
-    """What a client of the events has shown by now."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.last: str | None = None
-        self.done: dict[str, Any] | None = None
-
-    async def follow(self, answer: aiohttp.ClientResponse, until_text: str | None = None) -> None:
-        """To the end, or until so much is shown."""
-        async for kind, place, data in events_in(answer):
-            self.last = place or self.last
-            if kind == "clear":
-                self.text = ""
-            elif kind == "output":
-                self.text += data.get("text", "")
-            elif kind == "done":
-                self.done = data
-            if self.text == until_text:
-                return
-
-
-STREAM = {"Accept": "text/event-stream"}
-
-
-async def test_events_go_on_at_the_next_owner_and_for_a_client_that_comes_back(
-    new_stack: Callable[..., Stack], tmp_path: Path
-) -> None:
-    stack = new_stack()
-    async with full(stack), student_of(stack, "ada") as student, AsyncExitStack() as room:
-        gate, runs = tmp_path / "gate", tmp_path / "runs"
+async def test_what_a_cell_prints_without_end_is_cut_with_a_sentence_and_fills_nothing(stack: Stack) -> None:
+    async with student_of(stack, "prints-much") as student:
         _, _, headers = await student.call("GET", f"/api/kernels/{student.kernel_id}")
-        entries = await one_at_each_worker(stack, "ada", room)
-        entry: SeatedStudent = next(one for one in entries if one.entry != headers[OWNER_HEADER])
-        body = {"code": gated(gate, runs)}
-        follower = Follower()
-        async with entry.http.post(url(student, "execute"), json=body, headers=STREAM) as answer:
-            location = answer.headers["Location"]
-            await follower.follow(answer, until_text=HALF)
-            await kill_owner(stack, student)
-            gate.touch()
-            await follower.follow(answer)
-        assert follower.text == ALL
-        assert follower.done
-        assert follower.done["status"] == "ok"
-        # It comes back with the place at which it was, and with none.
-        again = Follower()
-        again.text = follower.text
-        async with student.http.get(location, headers=STREAM | {"Last-Event-ID": follower.last or ""}) as answer:
-            await again.follow(answer)
-        assert (again.text, again.done) == (ALL, follower.done)
-        anew = Follower()
-        async with student.http.get(location, headers=STREAM) as answer:
-            await anew.follow(answer)
-        assert (anew.text, runs.read_text()) == (ALL, "x")
+        status = Path(f"/proc/{stack.worker_of(headers[OWNER_HEADER])}/status")
+
+        def resident_mib() -> float:
+            return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if "VmRSS" in line)
+
+        before = resident_mib()
+        code = "for _ in range(100): print(('x' * 99 + '\\n') * 10_000, end='', flush=True)"
+        _, told, _ = await post(student, code, metadata={"cell_id": "c-1"})
+        result = await ended(student, told["request_url"])
+        text = text_of(result["outputs"])
+        assert result["status"] == "ok"
+        assert len(text) < 9 * 2**20
+        assert "[kernelring]" in text
+        assert resident_mib() - before < 96

@@ -102,6 +102,21 @@ async def test_the_first_page_is_told_why_the_process_before_ended(stack: Stack,
         assert await words_for(ada) == [KILLED]
 
 
+async def test_what_runs_by_rest_meanwhile_counts_as_nobody_who_was_told(stack: Stack, ada: Student) -> None:
+    """The server has a seat of its own then, which hears and acknowledges what the new process says."""
+    run = f"/api/kernels/{ada.kernel_id}/execute?wait=60"
+    await ada.call("POST", run, {"code": "1"})
+    await ada.open()
+    pid = int((await ada.run("import os; print(os.getpid())", 60)).text)
+    await ada.close()
+    mark = stack.mark()
+    os.kill(pid, signal.SIGKILL)
+    stack.wait_event("kernel_attached", mark)
+    for _ in range(2):  # what the first has put out is acknowledged by the time that the second is done
+        await ada.call("POST", run, {"code": "import time; time.sleep(1)"})
+    assert await words_for(ada) == [KILLED]
+
+
 async def test_it_is_told_too_when_the_owner_was_replaced_meanwhile(new_stack: NewStack) -> None:
     stack = new_stack(workers=2)
     async with Student(stack.url, stack.token("ada")) as ada:

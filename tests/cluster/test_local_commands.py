@@ -47,7 +47,7 @@ def address_of(job: subprocess.Popen[str]) -> str:
     deadline = time.monotonic() + READY_S
     for line in job.stdout:
         said.append(line)
-        if found := re.search(r"http://localhost:\d+/\?token=\S+", line):
+        if found := re.search(r"http://localhost:\d+/tree\?token=\S+", line):
             return found.group()
         assert time.monotonic() < deadline, "".join(said)
     raise AssertionError("".join(said))
@@ -63,9 +63,10 @@ def test_local_run_prints_an_address_that_logs_a_guest_in_and_ctrl_c_ends_all(jo
     address = address_of(job)
     browser = build_opener(HTTPCookieProcessor(CookieJar()))
     with browser.open(address, timeout=10) as page:
+        assert page.url.endswith("/tree")  # their notebooks, with the token out of the address
+    base = address.partition("/tree?")[0]
+    with browser.open(f"{base}/", timeout=10) as page:
         assert "guest-" in page.read().decode()
-        assert "token" not in page.url
-    base = address.partition("/?")[0]
     deadline = time.monotonic() + READY_S  # the address comes with the first worker
     while len(members(browser, base)) < 4:
         assert time.monotonic() < deadline, members(browser, base)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from tornado.web import HTTPError
 
 from server.contents import beneath
 from server.contents.beneath import Beneath, LeavesRoot, NotRegular
-from server.contents.paths import checked, is_hidden, split
-from server.contents.quota import Usage, counted
+from server.contents.paths import DRAFT, OURS, UPLOAD, checked, is_hidden, split
+from server.contents.quota import ABANDONED_S, Usage, counted
 
 
 @pytest.mark.parametrize(
@@ -119,3 +120,16 @@ def test_usage_counts_blocks_and_not_what_links_lead_to(tmp_path: Path) -> None:
         usage.grow(1_100_000)
     assert refused.value.status_code == 507
     usage.grow(-5)
+
+
+def test_what_an_upload_of_yesterday_has_left_is_removed_and_not_counted(tmp_path: Path) -> None:
+    long_ago = time.time() - ABANDONED_S - 60
+    (tmp_path / "d").mkdir()
+    kept = [tmp_path / f"{UPLOAD}new", tmp_path / "d" / ".mine", tmp_path / f"{OURS}-other"]
+    gone = [tmp_path / f"{UPLOAD}old", tmp_path / "d" / DRAFT]
+    for file in kept + gone:
+        file.write_bytes(bytes(2**16))
+    for file in [*kept[1:], *gone]:
+        os.utime(file, (long_ago, long_ago))
+    assert 3 * 2**16 <= counted(tmp_path) < 4 * 2**16
+    assert [file.exists() for file in kept + gone] == [True] * 3 + [False] * 2

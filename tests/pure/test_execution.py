@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import nbformat as untyped_nbformat
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -247,7 +248,7 @@ def test_outputs_are_put_into_their_cell_and_nowhere_else() -> None:
     execution.hear("iopub", {"msg_type": "execute_input"}, {"execution_count": 7}, (1, 1), 1)
     execution.hear("iopub", {"msg_type": "stream"}, out("two")[1], (1, 2), 1)
     elsewhere = Execution(Order("v", 2, "3", cell_id="gone"), "session", "ada")
-    filled = [Filled.by(execution), Filled.by(elsewhere)]
+    filled = [Filled.by(execution, 0.0), Filled.by(elsewhere, 0.0)]
     assert amend(notebook, filled, {MIMETYPE: {}})
     nbformat.validate(notebook)
     assert nbformat.reads(nbformat.writes(notebook), as_version=4).cells[1].outputs[0].text == "two"
@@ -255,3 +256,47 @@ def test_outputs_are_put_into_their_cell_and_nowhere_else() -> None:
     assert (notebook.cells[0].execution_count, notebook.cells[0].outputs) == (1, [])
     assert notebook.metadata.widgets == {MIMETYPE: {}}
     assert not amend(notebook, filled, {MIMETYPE: {}})
+
+
+@pytest.mark.parametrize(
+    ("collected", "outputs", "count", "is_written"),
+    [
+        (False, [], None, True),
+        (False, ["half"], None, True),  # as the page had it when it went
+        (False, ["half"], 3, True),
+        (False, ["newer"], 4, False),
+        (False, [], 4, True),
+        (True, [], None, False),  # the page had it all, and its user has cleared it
+    ],
+)
+def test_a_notebook_saved_since_keeps_what_may_be_newer(
+    collected: bool, outputs: list[str], count: int | None, is_written: bool
+) -> None:
+    execution = Execution(Order("e", 1, "", cell_id="c"), "session", "ada", execution_count=3, collected=collected)
+    execution.put_out(*out("all"), 3)
+    execution.finish()
+    cell = nbformat.v4.new_code_cell("", id="c", execution_count=count)
+    cell.outputs = [nbformat.v4.new_output("stream", text=text) for text in outputs]
+    there: set[str | None] = set()
+    filled = Filled.by(execution, execution.finished_at + 1)
+    assert amend(nbformat.v4.new_notebook(cells=[cell]), [filled], None, there) == is_written
+    assert there == {"c"}
+    assert [one.text for one in cell.outputs] == (["all"] if is_written else outputs)
+
+
+PRINTED = st.lists(st.text(alphabet='a"\\\né\r\b🐍\x01', max_size=9), max_size=12)
+
+
+@given(printed=PRINTED, looks=st.integers(1, 4))
+def test_what_a_poll_is_told_is_what_there_is(printed: list[str], looks: int) -> None:
+    execution = Execution(Order("u", 1, ""), "session", "ada")
+    for n, text in enumerate(printed):
+        execution.put_out(*(out(text, name='"text":""') if n % 5 == 4 else out(text)), len(text))
+        if n % 7 == 6:
+            execution.put_out(*shown(text), len(text))
+        if n % looks == 0:
+            assert json.loads(json.loads(orjson.dumps(execution.result("k")))["outputs"]) == execution.outputs.to_list()
+    for is_over in (False, True):
+        if is_over:
+            execution.finish()
+        assert json.loads(json.loads(orjson.dumps(execution.result("k")))["outputs"]) == execution.outputs.to_list()

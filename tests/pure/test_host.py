@@ -131,3 +131,13 @@ def test_a_damaged_host_id_is_refused_in_words(runtime_dir: Path, content: bytes
 def test_a_place_where_nothing_can_be_made_is_refused_in_words() -> None:
     with pytest.raises(HostError, match="cannot be used"):
         Host.open(Path("/proc/kernelring"))
+
+
+def test_sockets_of_killed_workers_are_swept_and_others_stay(runtime_dir: Path) -> None:
+    host = Host.open(runtime_dir)
+    gone = max(int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()) + 100_000
+    names = [f"{os.getpid()}-ab.sock", f"{os.getppid()}-cd.sock", f"{gone}-ef.sock"]
+    for name in names:
+        (host.workers_dir / name).touch()
+    host.sweep_sockets(killed=[os.getppid()])
+    assert [path.name for path in host.workers_dir.iterdir()] == names[:1]

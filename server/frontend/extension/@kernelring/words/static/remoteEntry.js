@@ -1,11 +1,12 @@
 /* The extension's container, as webpack's module federation would have made it, written by hand: no build step.
  *
  * JupyterLab and Notebook 7 load this file, call `init` with the scope in which they share their own modules, and
- * `get` with "./extension". The plugins are in words.js, next to this file; what they show is styled by words.css.
+ * `get` with "./extension". The plugins are in the files next to this one; what they show is styled by words.css.
  */
 "use strict";
 (() => {
   const here = document.currentScript.src;
+  const PARTS = ["words.js", "steady.js", "saving.js", "narrow.js"];
   let scope = {};
 
   /* One of the page's own modules. Core has it loaded already; another extension may have brought a second version. */
@@ -21,9 +22,9 @@
     style.rel = "stylesheet";
     style.href = new URL("words.css", here).href;
     document.head.append(style);
-    const words = await import(new URL("words.js", here).href);
-    const plugins = await words.plugins(shared);
-    return () => ({ __esModule: true, default: plugins });
+    const parts = await Promise.all(PARTS.map((name) => import(new URL(name, here).href)));
+    const plugins = await Promise.all(parts.map((part) => part.plugins(shared)));
+    return () => ({ __esModule: true, default: plugins.flat() });
   }
 
   window._JUPYTERLAB = window._JUPYTERLAB ?? {};

@@ -40,7 +40,7 @@ export async function plugins(shared) {
       activate: (app, tracker) => {
         const settings = app.serviceManager.serverSettings;
         const ask = (id) => ServerConnection.makeRequest(`${settings.baseUrl}api/kernels/${id}`, {}, settings);
-        const user = () => app.serviceManager.user?.identity?.username ?? "";
+        const { user } = app.serviceManager;
         const watch = (panel) => new Watch(panel, new Line(panel), ask, user);
         tracker.forEach(watch);
         tracker.widgetAdded.connect((_, panel) => watch(panel));
@@ -147,7 +147,9 @@ class Watch {
     this.context.sessionChanged.connect((_, { newValue }) => newValue || this.gone());
     panel.disposed.connect(() => clearTimeout(this.timer));
     quietPanel(panel);
-    panel.context.ready.then(() => this.remembered());
+    // Whose notebook it is, the page knows a moment later; only then can what it had before be looked up.
+    this.before = Promise.all([panel.context.ready, user.ready]).then(() => localStorage.getItem(this.key));
+    this.before.then((id) => this.remembered(id));
     this.take();
   }
 
@@ -160,6 +162,7 @@ class Watch {
     if (!kernel) return;
     if (kernel.id !== this.id && this.met) this.line.say("news", "");
     [this.id, this.met] = [kernel.id, false];
+    this.remember();
     keepTimer(kernel);
     // Not the context's iopubMessage: a message is left out there when one of another sender comes right behind it.
     kernel.anyMessage.connect((_, { msg, direction }) => direction === "recv" && this.heard(msg));
@@ -184,7 +187,6 @@ class Watch {
     if (status === "connected") {
       if (this.line.said.link) this.line.say("link", SAYS.back, { brief: true });
       this.met = true;
-      this.remember();
     } else if (!this.kernel?.isDisposed && this.kernel) {
       this.timer = setTimeout(() => this.away(), this.met ? AWAY_MS : 4 * AWAY_MS);
     }
@@ -249,22 +251,25 @@ class Watch {
     }
   }
 
-  /* Which kernel a notebook had, so that it can be asked for when the page is opened again and it has another. */
+  /* Which kernel a notebook had, so that it can be asked for when the page is opened again and it has another. Noted as
+   * soon as it has one: cells run before the page is connected to it, and the page may be gone before that. */
 
   get key() {
-    return `kernelring:kernel:${this.user()}:${this.panel.context.path}`;
+    return `kernelring:kernel:${this.user.identity?.username ?? ""}:${this.panel.context.path}`;
   }
 
-  remember() {
-    localStorage.setItem(this.key, this.id);
+  async remember() {
+    const { id } = this;
+    await this.before;
+    if (id === this.id) localStorage.setItem(this.key, id);
   }
 
-  forget() {
+  async forget() {
+    await this.before;
     localStorage.removeItem(this.key);
   }
 
-  async remembered() {
-    const before = localStorage.getItem(this.key);
+  async remembered(before) {
     if (!before) return;
     const { status, reason } = await this.asked(before);
     if (status !== 404) return;
