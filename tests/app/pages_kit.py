@@ -18,7 +18,7 @@ from yarl import URL
 from server import app_keys
 from server.api_errors import json_errors
 from server.contents.contents import Contents, Places
-from server.frontend import events, nbconvert
+from server.frontend import ahead, events, nbconvert
 from server.frontend.frontend import FRONTEND, Frontend, front_ends, read_catalogue, read_settings
 from server.frontend.routes import ROUTES
 from server.request_keys import USER
@@ -83,8 +83,9 @@ async def pages_in(root: Path, **settings: Any) -> AsyncIterator[Pages]:
     )
     app[FRONTEND] = Frontend(root / "notebooks", root / "static", _catalogue, _settings_of)
     app[events.EVENTS], app[nbconvert.EXPORTS] = {}, nbconvert.Exports()
+    app[ahead.STARTING] = set()
     app.router.add_routes([web.route(method, path, handler) for method, path, handler in ROUTES])
-    app.cleanup_ctx.append(front_ends)
+    app.cleanup_ctx.extend([front_ends, ahead.starts_ahead])
     async with TestClient(TestServer(app)) as client:
         try:
             yield Pages(root, app, client)
