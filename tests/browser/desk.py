@@ -98,7 +98,7 @@ class Desk:
 
     def write(self, code: str) -> None:
         """Put the code into the cell; again, when the front end, which still opens, has taken the focus meanwhile."""
-        editor, end = self.cell.locator(".cm-content"), code.splitlines()[-1][:40]
+        editor, end = self.cell.locator(".cm-content"), code.splitlines()[-1][-40:]
         for _ in range(5):
             editor.click()
             editor.press("Control+a")

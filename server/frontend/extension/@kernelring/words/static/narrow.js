@@ -12,8 +12,21 @@ export async function plugins(shared) {
       autoStart: true,
       optional: [ILabShell], // Notebook 7 has another one
       activate: (app, shell) => {
-        if (shell && window.innerWidth < NARROW_PX) app.restored.then(() => shell.collapseLeft());
+        if (shell && window.innerWidth < NARROW_PX) app.restored.then(() => close(shell));
       },
     },
   ];
+}
+
+/* What is kept of the layout has the side bar as it was: the next window of the same user may be a wide one. */
+function close(shell) {
+  const before = shell.saveLayout().leftArea ?? {};
+  const save = shell.saveLayout.bind(shell);
+  shell.saveLayout = () => {
+    const layout = save();
+    if (!layout.leftArea?.collapsed) return layout;
+    const { collapsed, currentWidget } = before;
+    return { ...layout, leftArea: { ...layout.leftArea, collapsed, currentWidget } };
+  };
+  shell.collapseLeft();
 }
