@@ -41,7 +41,10 @@ export async function plugins(shared) {
         const settings = app.serviceManager.serverSettings;
         const ask = (id) => ServerConnection.makeRequest(`${settings.baseUrl}api/kernels/${id}`, {}, settings);
         const { user } = app.serviceManager;
-        const watch = (panel) => new Watch(panel, new Line(panel), ask, user);
+        const watch = (panel) => {
+          panel.revealed.then(() => requestAnimationFrame(() => focus(panel)));
+          return new Watch(panel, new Line(panel), ask, user);
+        };
         tracker.forEach(watch);
         tracker.widgetAdded.connect((_, panel) => watch(panel));
       },
@@ -54,6 +57,12 @@ export async function plugins(shared) {
       activate: () => connectionLost(Notification),
     },
   ];
+}
+
+/* The spinner that stands for a notebook until it is there has the focus, and hands it on. With a line above the
+ * notebook that is lost in Notebook 7 (seen in 7.6), and who works with the keyboard would be nowhere. */
+function focus(panel) {
+  if (document.activeElement === document.body && panel.isVisible) panel.content.activate();
 }
 
 /** In a page with a notebook its line says it; elsewhere a note does. Asked at every poll that fails. */
