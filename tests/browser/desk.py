@@ -64,7 +64,13 @@ class Desk:
         """Open the notebook in another browser."""
         self._context: BrowserContext = self._browser.new_context(viewport={"width": 1280, "height": 700})
         page = self._context.new_page()
-        page.goto(f"{self.stack.url}/?token={self.stack.token(self.user)}", timeout=SOON_MS)
+        address = f"{self.stack.url}/?token={self.stack.token(self.user)}"
+
+        def is_in() -> bool:  # after Redis was away a worker may say once more that new logins wait
+            answer = page.goto(address, timeout=SOON_MS)
+            return bool(answer and answer.ok)
+
+        self.stack.wait(is_in, "a login")
         page.close()
         self.open()
 
