@@ -34,6 +34,8 @@ SAVE_S: Final = 3.0  # between two times that what runs is written
 LOOK_S: Final = 0.5  # between two looks whether anybody is there
 POLL_S: Final = 2.0  # the extension asks once a second, at the least
 GONE_S: Final = 15.0  # a page that has all and asks no more may be connecting again
+# A page saves as it runs a cell: such a notebook, made before the cell was over, may be written when it is.
+ON_ITS_WAY_S: Final = 10.0
 MARK: Final = "jupyter_server_nbmodel"
 Node = Any
 
@@ -45,20 +47,20 @@ class Filled(NamedTuple):
     outputs: list[dict[str, Any]]
     execution_count: int | None
     times: dict[str, str]
-    collected: bool = False
-    saved_since: bool = False  # the notebook, and so perhaps by a page that had these outputs or newer ones
+    saved_since: bool = False  # the notebook, and so perhaps by a page that had newer outputs
+    had: bool = False  # by the page that saved it
 
     @classmethod
     def by(cls, row: Execution, saved_at: float) -> Filled:
         """As it is now."""
-        since = is_older(row, saved_at)
-        outputs = [] if since and row.collected else row.outputs.to_list()
-        return cls(row.order.cell_id, outputs, row.execution_count, row.times.copy(), row.collected, since)
+        outputs, since = row.outputs.to_list(), is_older(row, saved_at)
+        had = row.collected and is_older(row, saved_at - ON_ITS_WAY_S)
+        return cls(row.order.cell_id, outputs, row.execution_count, row.times.copy(), since, had)
 
     def leaves(self, cell: Node) -> bool:
-        """Whether the cell is to stay as it is."""
+        """Whether the cell is to stay as it is: its user has cleared it, or run it again."""
         has_other = bool(cell.get("outputs")) and cell.get("execution_count") not in (None, self.execution_count)
-        return self.saved_since and (self.collected or has_other)
+        return self.had or (self.saved_since and has_other)
 
 
 class Saver:

@@ -259,18 +259,19 @@ def test_outputs_are_put_into_their_cell_and_nowhere_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("collected", "outputs", "count", "is_written"),
+    ("collected", "outputs", "count", "later_s", "is_written"),
     [
-        (False, [], None, True),
-        (False, ["half"], None, True),  # as the page had it when it went
-        (False, ["half"], 3, True),
-        (False, ["newer"], 4, False),
-        (False, [], 4, True),
-        (True, [], None, False),  # the page had it all, and its user has cleared it
+        (False, [], None, 1, True),
+        (False, ["half"], None, 1, True),  # as the page had it when it went
+        (False, ["half"], 3, 1, True),
+        (False, ["newer"], 4, 1, False),
+        (False, [], 4, 1, True),
+        (True, [], None, 1, True),  # the page saved as it ran the cell, and went before it saved again
+        (True, [], None, 60, False),  # the page had it all, and its user has cleared it
     ],
 )
 def test_a_notebook_saved_since_keeps_what_may_be_newer(
-    collected: bool, outputs: list[str], count: int | None, is_written: bool
+    collected: bool, outputs: list[str], count: int | None, later_s: float, is_written: bool
 ) -> None:
     execution = Execution(Order("e", 1, "", cell_id="c"), "session", "ada", execution_count=3, collected=collected)
     execution.put_out(*out("all"), 3)
@@ -278,7 +279,7 @@ def test_a_notebook_saved_since_keeps_what_may_be_newer(
     cell = nbformat.v4.new_code_cell("", id="c", execution_count=count)
     cell.outputs = [nbformat.v4.new_output("stream", text=text) for text in outputs]
     there: set[str | None] = set()
-    filled = Filled.by(execution, execution.finished_at + 1)
+    filled = Filled.by(execution, execution.finished_at + later_s)
     assert amend(nbformat.v4.new_notebook(cells=[cell]), [filled], None, there) == is_written
     assert there == {"c"}
     assert [one.text for one in cell.outputs] == (["all"] if is_written else outputs)
