@@ -67,11 +67,12 @@ def test_the_stamp_knows_of_files_that_change_come_and_go(tmp_path: Path) -> Non
 
 
 def test_importing_the_packages_starts_no_process() -> None:
-    told = "import sys; sys.addaudithook(lambda event, _: event == 'subprocess.Popen' and print(event))"
+    told = "import sys; sys.addaudithook(lambda event, said: event == 'subprocess.Popen' and print(said[0]))"
     command = [
         sys.executable,
         "-c",
         f"{told}\nimport server.gunicorn as g, importlib\nfor n in g.SHARED_IMPORTS: importlib.import_module(n)",
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    # ctypes asks ldconfig where libseccomp is: a millisecond. JupyterLab asked node, for most of a second.
+    assert (done.returncode, set(done.stdout.split()) - {"/sbin/ldconfig"}) == (0, set()), done.stderr
