@@ -104,6 +104,7 @@ OTHERWISE: Final[dict[str, tuple[int, Any, str]]] = {
     "start with a list": (400, NO_REASON, "theirs is an unhandled error"),
     "start with an id that is taken": (409, NO_REASON, "theirs answers the one that runs"),
     "restart an unknown kernel": (404, NO_REASON, "theirs is a 500"),
+    "deleted": (404, SENTENCE, "`reason` says how it ended, for the page that shows it"),
     "session with an unknown kernelspec": (501, SENTENCE, "`reason`, as in all errors, for `short_message`"),
     "another kernel of an unknown kernelspec": (501, SENTENCE, "`reason`, as in all errors, for `short_message`"),
     "me": (200, None, "`updatable_fields` is empty: who somebody is comes from the login"),
