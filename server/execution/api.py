@@ -63,7 +63,8 @@ _UID: Final = re.compile(r"[0-9a-zA-Z]{1,16}(-[0-9a-zA-Z]{1,16}){4}")
 async def execute(request: web.Request) -> web.Response:
     """`POST /api/kernels/{kernel_id}/execute`: 202 and where to ask; to a page the result, if that is there at once.
 
-    It is kept, so it will run.
+    It is kept, so it will run. Never 300: the page repeats what it was answered that to, and here that would run the
+    cell again.
     """
     model = await json_object(request) or {}
     code, asked = _code(model), _asked(model)
@@ -78,7 +79,7 @@ async def execute(request: web.Request) -> web.Response:
     if not row.order.cell_id:
         return accepted(row, request)
     await _began(table, row)
-    return _told(table, row, request)
+    return _told(table, row, request) if row.state == "done" else _so_far(row, request)
 
 
 async def list_requests(request: web.Request) -> web.Response:
@@ -185,6 +186,10 @@ def _told(table: Table, row: Execution, request: web.Request) -> web.Response:
         return answer_json(row.result(table.kernel.kernel_id))
     if row.question and row.seen == row.version:
         return asks(row, request)
+    return _so_far(row, request)
+
+
+def _so_far(row: Execution, request: web.Request) -> web.Response:
     row.seen = row.version
     return accepted(row, request)
 

@@ -127,6 +127,20 @@ async def test_an_answer_that_is_sent_again_answers_no_other_question(stack: Sta
         assert (await student.call("POST", url(student, "input"), {"input": "", "request_id": "x"}))[0] == 400
 
 
+async def test_a_post_that_is_sent_again_while_its_cell_asks_is_told_where_to_ask_and_not_the_question(
+    stack: Stack,
+) -> None:
+    async with student_of(stack, "sent-again") as student:
+        fields = {"request_id": str(uuid.uuid4()), "metadata": {"cell_id": "c"}}
+        _, _, headers = await post(student, "input('First?')", **fields)
+        await until(student, headers["Location"], lambda status, _: status == 300)
+        # The page sends what was answered 300 once more after its input: a POST would run the cell a second time.
+        status, _, again = await post(student, "input('First?')", **fields)
+        assert (status, again["Location"]) == (202, headers["Location"])
+        assert (await student.call("POST", url(student, "input"), {"input": "Ada"}))[0] == 201
+        await ended(student, headers["Location"])
+
+
 async def test_what_is_cancelled_before_it_runs_never_runs_and_what_runs_is_interrupted(
     stack: Stack, tmp_path: Path
 ) -> None:
