@@ -173,14 +173,17 @@ async def test_cells_behind_one_that_fails_do_not_run_and_requests_of_programs_d
         assert text_of((await ended(student, program["Location"]))["outputs"]) == "yes\n"
 
 
-async def test_a_kernel_that_ends_in_mid_cell_ends_its_requests_with_a_sentence(stack: Stack) -> None:
+async def test_a_kernel_that_ends_in_mid_cell_ends_its_requests_with_a_sentence(stack: Stack, tmp_path: Path) -> None:
     async with student_of(stack, "dies") as student:
-        _, _, first = await post(student, "print('last words', flush=True)\nimport os\nos._exit(3)")
+        gate = tmp_path / "gate"
+        _, _, first = await post(student, gated(gate, tmp_path / "runs") + "\nos._exit(3)")
         _, _, second = await post(student, "print('never')")
+        await until(student, first["Location"], lambda _, told: text_of(told["outputs"]) == HALF)
+        gate.touch()
         result = await ended(student, first["Location"])
         assert result["status"] == "error"
         assert "exited with code 3" in result["reason"]
-        assert "last words" in text_of(result["outputs"])
+        assert text_of(result["outputs"]).startswith(HALF)
         assert "exited with code 3" in json.loads(result["outputs"])[-1]["evalue"]
         assert (await ended(student, second["Location"]))["status"] == "error"
 

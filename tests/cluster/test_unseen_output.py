@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from local.stack import Stack
 from local.student import Student
 from server import workdir
 from server.execution.executions import COMING_S
+from server.execution.saving import ON_ITS_WAY_S
 from tests.cluster.conftest import NewStack
 from tests.cluster.durable_kit import (
     ALL,
@@ -103,12 +105,15 @@ async def test_while_a_page_is_there_it_saves_by_itself(stack: Stack, tmp_path: 
         # It saves with less than what came, for its user has cleared that: nobody puts it back.
         before.cells[1].source = "cleared"
         await save(student, before)
+        later = time.time() + ON_ITS_WAY_S  # than a save would be that was on its way as the cell ended
+        os.utime(file, (later, later))
         unsaved = IN_CELL | {"cell_id": "cell-a"}
         _, told, _ = await post(student, "print('and this it has not saved')", metadata=unsaved)
         await ended(student, told["request_url"])
         await student.close()
         notebook = await written(file, "and this it has not saved\n", cell=0)
         assert notebook.cells[1].outputs == []
+        await asyncio.to_thread(stack.wait_event, "outputs_saved", marker)
         assert len(stack.events("outputs_saved", marker)) == 1
 
 
