@@ -32,6 +32,17 @@ HERE: Final = Path(__file__).parent
 SETTINGS_DIR: Final = str(HERE / "settings")  # our overrides, and the plugins that are switched off
 TEMPLATES_DIR: Final = str(HERE / "templates")  # our own pages, each made of one of theirs
 EXTENSION_DIR: Final = str(HERE / "extension")  # our own federated extensions; they come first
+# What a kernel does beside a cell that runs, on its control channel: that it is through with that says nothing of the
+# cell. Jupyter's server names some of these to its pages, and more that would hide what a kernel does at all.
+BESIDE_CELLS: Final = (
+    "create_subshell_request",
+    "debug_request",
+    "delete_subshell_request",
+    "interrupt_request",
+    "list_subshell_request",
+    "shutdown_request",
+    "usage_request",
+)
 # Directories of this server: the front ends tell them to nobody, and its users need not know them.
 _OURS_ALONE: Final = (
     "appSettingsDir",
@@ -145,7 +156,11 @@ class Catalogue:
         """A page config without what is this server's business alone, and with what is switched off."""
         off = get_page_config(self.labextensions_path, SETTINGS_DIR)["disabledExtensions"]
         told = {name: value for name, value in config.items() if name not in _OURS_ALONE}
-        return told | {"disabledExtensions": sorted({*told["disabledExtensions"], *off}), "fullMathjaxUrl": ""}
+        return told | {
+            "disabledExtensions": sorted({*told["disabledExtensions"], *off}),
+            "fullMathjaxUrl": "",
+            "untracked_message_types": list(BESIDE_CELLS),
+        }
 
 
 def _without_slashes(app: Any) -> None:
