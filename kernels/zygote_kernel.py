@@ -23,7 +23,6 @@ from typing import Any, Final, Self
 import zmq
 from ipykernel import ipkernel
 from ipykernel.kernelbase import _accepts_parameters
-from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core.history import HistoryManager
 from IPython.core.profiledir import ProfileDir
 from traitlets.config import Config
@@ -32,6 +31,7 @@ from zmq.eventloop.zmqstream import ZMQStream
 
 from kernels.inside import app as inside
 from kernels.inside.kernel import RingKernel
+from kernels.inside.shell import RingShell
 from kernels.inside.stream import Stream
 from kernels.zygote_thrift import known_modules
 
@@ -87,7 +87,7 @@ class SessionHistory(HistoryManager):
         return [shown[at] for at in fits if at in shown][-n if n else 0 :]
 
 
-class WarmShell(ZMQInteractiveShell):
+class WarmShell(RingShell):
     """Made in the zygote, and settled in the child."""
 
     asked: str | None = None

@@ -26,7 +26,7 @@ from kernels.zygote_rehearsal import rehearse
 KERNEL: Final = (
     "ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.debugger", "ipykernel.inprocess",
     "ipykernel.datapub", "IPython", "IPython.core.completerlib", "IPython.core.debugger", "IPython.core.oinspect",
-    "IPython.core.pylabtools", "IPython.extensions.storemagic", "comm", "jedi", "tornado.platform.asyncio",
+    "IPython.core.pylabtools", "IPython.extensions.storemagic", "comm", "tornado.platform.asyncio",
     "asyncio", "faulthandler", "pdb", "multiprocessing", "concurrent.futures", "subprocess", "zmq.eventloop.zmqstream",
 )  # fmt: skip
 """ipykernel, and what it imports only once it runs or when a front end first asks for something."""

@@ -38,7 +38,7 @@ NOTEBOOK: Final = Place("notebook", "/notebooks", "Notebook")
 
 def pages(bench: Bench) -> Iterator[Figure]:
     """Warm cache, a new notebook in each turn; the key is pressed as soon as the page is ready."""
-    with ExitStack() as open_, chromium() as browser:
+    with chromium() as browser, ExitStack() as open_:  # windows close before the browser
         ours = Visitor(browser, bench.stack.url, bench.stack.token(USER))
         open_.callback(ours.close)
         for place in (LAB, NOTEBOOK):

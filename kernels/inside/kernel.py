@@ -20,11 +20,13 @@ from typing import Any
 import zmq
 from ipykernel.ipkernel import IPythonKernel
 from jupyter_client.session import DELIM
+from traitlets.traitlets import Type
 
 from kernels.inside.confined import offered_features, refused_debugging
 from kernels.inside.outputs import KeptOutputs
 from kernels.inside.recorder import Owner, Recorder, owner_of
 from kernels.inside.session import OWN_MESSAGES
+from kernels.inside.shell import RingShell, without_dots
 
 _LOST = "This request has run. Its reply was too large to be kept when the worker that waited for it ended."
 
@@ -32,6 +34,7 @@ _LOST = "This request has run. Its reply was too large to be kept when the worke
 class RingKernel(IPythonKernel):
     """Its session must be a RecordingSession."""
 
+    shell_class = Type(RingShell)
     _started = False
     _cells_context: Context
     _gathered: list[list[Any]] | None = None  # while the fence goes up: what has arrived on shell by now
@@ -47,6 +50,10 @@ class RingKernel(IPythonKernel):
         """As ipykernel's, with what a confined kernel has."""
         found: dict[str, Any] = super().kernel_info
         return found | {"supported_features": offered_features(found["supported_features"])}
+
+    def do_complete(self, code: str, cursor_pos: int | None) -> dict[str, Any]:  # type: ignore[override]
+        """As ipykernel's."""
+        return without_dots(super().do_complete(code, cursor_pos), code)  # type: ignore[no-untyped-call]
 
     async def do_debug_request(self, msg: dict[str, Any]) -> Any:
         """As ipykernel's, where it may."""

@@ -131,7 +131,7 @@ async def test_a_post_that_is_sent_again_while_its_cell_asks_is_told_where_to_as
     stack: Stack,
 ) -> None:
     async with student_of(stack, "sent-again") as student:
-        fields = {"request_id": str(uuid.uuid4()), "metadata": {"cell_id": "c"}}
+        fields: dict[str, Any] = {"request_id": str(uuid.uuid4()), "metadata": {"cell_id": "c"}}
         _, _, headers = await post(student, "input('First?')", **fields)
         await until(student, headers["Location"], lambda status, _: status == 300)
         # The page sends what was answered 300 once more after its input: a POST would run the cell a second time.

@@ -229,6 +229,27 @@ def test_history_of_the_session(cell: Cell) -> None:
     assert cell("print(In[1], Out[2], _2, _i1)") == "a = 1 2 2 a = 1"
 
 
+def test_tab_knows_what_has_run_and_what_the_cell_imports_and_needs_no_jedi(cell: Cell) -> None:
+    def names(code: str) -> tuple[set[str], str]:
+        told = cell.client.complete(code, reply=True, timeout=WITHIN_S)["content"]
+        return set(told["matches"]), code[told["cursor_start"] : told["cursor_end"]]
+
+    cell("import numpy as np\nlessons = {'first': 1}")
+    for code, match, part in (
+        ("np.linsp", "linspace", "linsp"),
+        ("less", "lessons", "less"),
+        ("lessons['fi", "first", "fi"),
+        ("lessons.ke", "keys", "ke"),
+        ("import os.path\nos.path.isd", "isdir", "isd"),
+        ("open('.his", "", ""),
+    ):
+        found, replaced = names(code)
+        assert (match in found if match else not found, replaced) == (True, part)
+    assert cell("import sys; print([name for name in sys.modules if name.startswith('jedi.api.interp')])") == "[]"
+    cell("%config IPCompleter.use_jedi = True")
+    assert names("[].app") == ({"append"}, "app")
+
+
 def test_an_interrupt_ends_a_cell_and_not_the_kernel(cell: Cell, starter: Starter) -> None:
     request = cell.client.execute("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)")
     pid = 0
