@@ -22,6 +22,7 @@ MOST_REMARKS = 10
 # much a client was sent in the moment before it could say that it had got it.
 MEASURED = ("were promised.", f"more than 1 in {REPEATS_OF_LINES}.")
 SLACK = 5
+REPEATS = 5  # lines of a student at a strike; a share of all lines would ask more of a slow machine, which prints fewer
 PLANNED = ("more", "less", "reload")  # an entry worker that ends as planned has first asked what its clients have got
 FAULTS = parse(",".join(DEFAULT))
 
@@ -33,7 +34,7 @@ def test_a_class_loses_nothing_while_faults_strike(redis: RedisServer) -> None:
     shown = f"\n{table(report)}\n{remarks(report.rows, MOST_REMARKS)}"
     assert [sentence for sentence in report.broken if not sentence.endswith(MEASURED)] == [], shown
     assert all(row.pause_s - row.lag_s < SLACK * row.bound_s for row in report.rows if row.bound_s), shown
-    assert report.total().repeated * REPEATS_OF_LINES <= SLACK * report.total().lines, shown
+    assert report.total().repeated <= REPEATS * STUDENTS * report.total().strikes, shown
     planned = [remark for row in report.rows if row.name in PLANNED for remark in row.remarks]
     # An open question is asked again on each new connection; a reply may be (seen when the machine is overloaded).
     assert [one for one in planned if "repeated: stream" in one] == [], shown
