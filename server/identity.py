@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from server import app_keys
 from server.api_errors import api_error, is_api, json_errors
 from server.login import LOGIN_FAILURES, Logins, failed, failed_page, session_user
+from server.login_limit import LoginLimit
 from server.login_page import redirect, with_next, without_token
 from server.login_session import LoginSessions
 from server.page_tokens import FILES, FILES_COOKIE, PageTokens
@@ -58,7 +59,9 @@ def setup_identity(
     # aiohttp-session keeps its two values in the request by plain names, of which aiohttp would warn in the log.
     warnings.filterwarnings("ignore", category=web.NotAppKeyWarning, module="aiohttp_session")
     sessions = LoginSessions(SessionRecords(redis), key=session_key, hours=hours, guests=guests, behind_tls=behind_tls)
-    logins = app[app_keys.LOGINS] = Logins(verifier, sessions, PageTokens(session_key, hours), guests, behind_tls)
+    limit = LoginLimit(behind_proxy=behind_tls)
+    logins = Logins(verifier, sessions, PageTokens(session_key, hours), guests, behind_tls, limit)
+    app[app_keys.LOGINS] = logins
     app.middlewares.extend([json_errors, session_middleware(sessions), identity(logins)])
     app.router.add_get("/login", logins.get_login)
     app.router.add_post("/login", logins.post_login)

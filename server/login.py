@@ -7,6 +7,7 @@ line.
 
 import secrets
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final, TypeAlias
 from urllib.parse import parse_qs
 
@@ -17,6 +18,7 @@ from aiohttp_session import get_session
 
 from server.api_errors import api_error, request_id
 from server.bodies import read_body
+from server.login_limit import LoginLimit, TooManyFailed, retry_header
 from server.login_page import RETRY_SOON, local_address, login_page, redirect, without_token
 from server.login_session import LOGIN, USER_VALUE, LoginSessions
 from server.page_tokens import PageTokens
@@ -43,18 +45,19 @@ LOGIN_FAILURES: Final = (TokenRefused, KeysUnavailable, RecordsUnavailable)
 
 
 def status_and_sentence(error: LoginFailure) -> tuple[int, str]:
-    """403 for a bad token, 503 for what may be good later."""
+    """403 for a bad token, 429 after too many of them, 503 for what may be good later."""
     if isinstance(error, RecordsUnavailable):
         return 503, NO_NEW_LOGINS
+    if isinstance(error, TooManyFailed):
+        return 429, str(error)
     return (403 if isinstance(error, TokenRefused) else 503), str(error)
 
 
 def failed(error: LoginFailure) -> web.HTTPException:
     """The failure for a program."""
     status, sentence = status_and_sentence(error)
-    if status == 403:
-        return api_error(403, "Forbidden", sentence)
-    return api_error(503, "Service Unavailable", sentence, headers=RETRY_SOON)
+    headers = retry_header(error) if status == 429 else RETRY_SOON if status == 503 else None
+    return api_error(status, HTTPStatus(status).phrase, sentence, headers=headers)
 
 
 def failed_page(request: web.Request, error: LoginFailure, goal: str) -> web.Response:
@@ -62,7 +65,9 @@ def failed_page(request: web.Request, error: LoginFailure, goal: str) -> web.Res
     status, sentence = status_and_sentence(error)
     path = request.rel_url.raw_path
     log.warning("login_refused", status=status, reason=sentence, request=request_id(request), path=path)
-    return login_page(status=status, refused=sentence, goal=goal)
+    page = login_page(status=status, refused=sentence, goal=goal)
+    page.headers.update(retry_header(error))
+    return page
 
 
 async def session_user(request: web.Request) -> str | None:
@@ -80,6 +85,7 @@ class Logins:
     pages: PageTokens
     guests: bool
     behind_tls: bool
+    limit: LoginLimit
 
     async def bearer(self, token: str) -> str:
         """The user of a token that accompanies each request. Raises TokenRefused, KeysUnavailable."""
@@ -97,7 +103,10 @@ class Logins:
 
         A guest token makes a guest of a browser that is nobody yet, and changes nobody who is somebody.
         """
-        verified = await self.verifier.verify(token)
+        try:
+            verified = await self.verifier.verify(token)
+        except TokenRefused as error:
+            raise self.limit.failed(request, error) from None
         user = verified.user
         if user is None:
             if not self.guests:

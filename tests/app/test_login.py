@@ -6,11 +6,13 @@ from http.cookies import Morsel
 from urllib.parse import urljoin, urlsplit
 
 import pytest
+from aiohttp import ClientResponse
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from server import session_records
+from server.login_limit import MOST, WITHIN_S
 from server.login_page import redirect
 from server.login_session import LoginCookies, derive_session_key
 from server.session_records import Login
@@ -276,6 +278,36 @@ async def test_jupyters_own_field_name_is_understood(worker: Worker, mint: Mint)
     async with client.post("/login?", data={"password": mint("ada")}, allow_redirects=False) as response:
         assert response.status == 302
     assert await who(client) == "ada"
+
+
+async def test_logins_that_fail_again_and_again_must_wait_and_a_good_token_need_not(
+    worker: Worker, mint: Mint, events: Logs
+) -> None:
+    client = await worker(behind_tls=True)
+
+    async def try_from(address: str, token: str = "x") -> ClientResponse:  # noqa: S107
+        # The proxy adds the address that it sees to whatever the client has written.
+        return await client.post("/login", json={"token": token}, headers={"X-Forwarded-For": f"10.0.0.9, {address}"})
+
+    statuses = [(await try_from("192.0.2.1")).status for _ in range(MOST + 2)]
+    assert statuses == [403] * MOST + [429] * 2
+    response = await try_from("192.0.2.1")
+    assert 0 < int(response.headers["Retry-After"]) <= WITHIN_S
+    assert "have failed" in (await response.json())["reason"]
+    async with client.get("/", params={"token": "x"}, headers={"X-Forwarded-For": "192.0.2.1"}) as page:
+        assert (page.status, page.content_type) == (429, "text/html")
+    assert (await try_from("192.0.2.2")).status == 403
+    assert (await try_from("192.0.2.1", mint("ada"))).status == 200
+    assert [entry["address"] for entry in events if entry["event"] == "logins_limited"] == ["192.0.2.1"]
+
+
+async def test_without_a_proxy_nobody_says_for_themselves_where_they_are(worker: Worker) -> None:
+    client = await worker()
+    for number in range(MOST + 1):
+        headers = {"X-Forwarded-For": f"192.0.2.{number}"}
+        async with client.post("/login", json={"token": "x"}, headers=headers) as response:
+            status = response.status
+    assert status == 429
 
 
 async def test_another_sites_page_cannot_log_a_browser_in(worker: Worker, mint: Mint) -> None:
