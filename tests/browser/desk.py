@@ -63,15 +63,9 @@ class Desk:
     def move(self) -> None:
         """Open the notebook in another browser."""
         self._context: BrowserContext = self._browser.new_context(viewport={"width": 1280, "height": 700})
-        page = self._context.new_page()
         address = f"{self.stack.url}/?token={self.stack.token(self.user)}"
-
-        def is_in() -> bool:  # after Redis was away a worker may say once more that new logins wait
-            answer = page.goto(address, timeout=SOON_MS)
-            return bool(answer and answer.ok)
-
-        self.stack.wait(is_in, "a login")
-        page.close()
+        # After Redis was away a worker may say once more that new logins wait.
+        self.stack.wait(lambda: self._context.request.get(address, timeout=SOON_MS).ok, "a login")
         self.open()
 
     def leave(self) -> None:

@@ -222,7 +222,7 @@ def test_a_site_that_may_not_frame_it_is_refused_by_the_browser(
 ) -> None:
     address = f"{stack.url}{path}?token={stack.token('ada')}"
     page.goto(stranger.put("frame.html", f'<!doctype html><iframe src="{address}"></iframe>'))
-    assert frame_of(page).url == "chrome-error://chromewebdata/"
+    frame_of(page).wait_for_url("chrome-error://chromewebdata/", timeout=SOON_MS)
 
 
 @pytest.mark.parametrize(("token", "why"), [("", "Nobody is logged in here."), ("x", "This is not a valid token")])

@@ -80,7 +80,7 @@ async def test_a_warm_kernel_is_the_nurserys_child_in_a_session_of_its_own(
     manager = await started(nurse, context)
     record = record_of(manager)
     assert (record.warm, record.recorder) == (True, True)
-    assert parent_of(record.pid) == place.nursery_pid()
+    await until(lambda: parent_of(record.pid) == place.nursery_pid())  # once the process between them has ended
     assert os.getsid(record.pid) == os.getpgid(record.pid) == record.pid
     async with talking(manager) as talk:
         assert await said(talk, "print(6 * 7)") == "42"
