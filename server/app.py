@@ -17,6 +17,7 @@ import zmq
 from aiohttp import web
 from redis.asyncio import Redis
 
+from kernels.culling import Culler, Limits
 from kernels.errors import ClaimRefused, KernelMoved, NurseryUnavailable
 from kernels.house import House
 from kernels.house_rules import HouseOptions
@@ -147,6 +148,8 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     places = Places(settings.notebooks, host.runtime / "c", settings.quota_mib, settings.course)
     app[app_keys.CONTENTS] = contents = Contents(places, lambda: membership.ring.epoch, identities.home)
     app[app_keys.EXECUTIONS] = Executions(house, lambda: membership.ring.epoch, contents)
+    limits = Limits(settings.idle_minutes * 60, settings.life_hours * 3600)
+    culler = Culler(house, nursery, lambda: ownership.claim()[1], limits, app[app_keys.EXECUTIONS])
     app[app_keys.STOPPING] = asyncio.Event()
 
     async def redis_connection(_: web.Application) -> AsyncIterator[None]:
@@ -162,7 +165,9 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
         await nursery.start()
         ownership.follow(house)
         house.start()
+        culler.start()
         yield
+        await culler.stop()
         await app[app_keys.EXECUTIONS].stop()
         await house.stop()
         await nursery.close()
