@@ -122,6 +122,18 @@ class Settings:
     jwt_issuer: str | None = _setting(
         "KERNELRING_JWT_ISSUER", "", parsers.optional(str), "`iss` that a login token must carry"
     )
+    role_claim: str = _setting(
+        "KERNELRING_ROLE_CLAIM",
+        "role",
+        str,
+        "claim of a login token that says `student`, `instructor` or `operator`; anything else is a student",
+    )
+    students_claim: str = _setting(
+        "KERNELRING_STUDENTS_CLAIM",
+        "students",
+        str,
+        "claim with the list of users whose kernels an instructor sees and may end (an operator: all)",
+    )
     session_secret: str | None = _setting(
         "KERNELRING_SESSION_SECRET",
         "",
