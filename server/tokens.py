@@ -140,11 +140,17 @@ class TokenVerifier:
 
 
 def mint_user(
-    secret: str, user: str, *, lifetime_s: float, audience: str | None = None, issuer: str | None = None
+    secret: str,
+    user: str,
+    *,
+    lifetime_s: float,
+    audience: str | None = None,
+    issuer: str | None = None,
+    claims: Mapping[str, Any] | None = None,
 ) -> str:
-    """A token for one user. ValueError when the secret is short or the id is not one."""
+    """A token for one user, with further `claims`. ValueError when the secret is short or the id is not one."""
     check_user(user)
-    return _mint(secret, {"sub": user}, lifetime_s, audience, issuer)
+    return _mint(secret, {**(claims or {}), "sub": user}, lifetime_s, audience, issuer)
 
 
 def mint_guest(secret: str, *, lifetime_s: float, audience: str | None = None, issuer: str | None = None) -> str:
