@@ -102,8 +102,11 @@ class Kernels:
         return [ward.record for ward in wards if user in (None, ward.record.user)]
 
     def record(self, kernel_id: str) -> KernelRecord:
-        """Raises UnknownKernel."""
-        return self._ward(kernel_id).record
+        """Raises UnknownKernel, also for one that is about to be ended."""
+        ward = self._ward(kernel_id)
+        if ward.retired:
+            raise UnknownKernel(f"kernel {kernel_id} is about to be ended")
+        return ward.record
 
     def spawn(self, order: SpawnOrder) -> KernelRecord:
         """Starts a kernel, or returns the record of this incarnation if it was started before.
@@ -130,10 +133,8 @@ class Kernels:
 
         Raises ClaimRefused for an epoch below the highest seen, or for that epoch from another boot.
         """
-        ward = self._ward(kernel_id)
-        if ward.retired:
-            raise UnknownKernel(f"kernel {kernel_id} is about to be ended")
-        held, holder = ward.record.claim_epoch, ward.record.claim_boot
+        ward, record = self._ward(kernel_id), self.record(kernel_id)
+        held, holder = record.claim_epoch, record.claim_boot
         if epoch < held or (epoch == held and holder not in ("", boot)):
             raise ClaimRefused(f"kernel {kernel_id} is held by {holder} in epoch {held}", held)
         self._keep(ward, replace(ward.record, claim_epoch=epoch, claim_boot=boot))

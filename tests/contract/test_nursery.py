@@ -321,6 +321,8 @@ async def test_a_kernel_is_retired_by_its_newest_owner_alone_and_is_nobodys_then
         assert await nurse.kernels() == []
         with pytest.raises(UnknownKernel, match="about to be ended"):
             await nurse.claim(kernel_id, 6, "later")
+        with pytest.raises(UnknownKernel, match="about to be ended"):
+            await nurse.get(kernel_id)
         await other.end(kernel_id, "idle")
         with pytest.raises(UnknownKernel):
             await other.get(kernel_id)
