@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ import orjson
 import structlog
 import zmq
 
-from kernels import framing
+from kernels import activity, framing
 from kernels.adoption import Adoption, AlreadyHeard, Skipped
 from kernels.backlog import Backlog
 from kernels.endings import Endings
@@ -44,7 +44,7 @@ class AttachedKernel:
         self.kernel_id = kernel_id
         self.user = user
         self.life = Lifecycle()
-        self.last_activity = datetime.now(UTC)
+        self.last_activity = datetime.now(UTC)  # when it was last used: see `activity`
         self._backlog = Backlog(backlog_bytes)
         self._on_restart = on_restart
         self._seating = Seating(self, self._backlog, self.life)
@@ -73,6 +73,7 @@ class AttachedKernel:
         if bound:
             await wires.begun(timeout_s)
         self.life.alive(time.monotonic())
+        self.last_activity = datetime.now(UTC)
         self._open()
 
     async def attach_running(self, context: zmq.Context[Any], info: dict[str, Any], way: Adoption) -> None:
@@ -149,7 +150,8 @@ class AttachedKernel:
             self._wires.send(message.channel, message.parts)
         except PortLost as error:
             raise KernelMoved(str(error)) from error
-        self.last_activity = datetime.now(UTC)
+        if activity.is_use(header["msg_type"], message.parts[3]):
+            self.last_activity = datetime.now(UTC)
         self._unsettled.sent(message.channel, header["msg_id"], sum(map(len, message.parts)))
         if is_request:
             self.life.sent(header["msg_id"], Request(header, message.channel, client))
@@ -228,6 +230,8 @@ class AttachedKernel:
         if channel == "iopub":
             if b'"status"' in parts[0]:
                 self._note_status(parts)
+            elif self._wires and not self._wires.holds and b'"comm_' not in parts[0]:  # live, and not replayed
+                self.last_activity = datetime.now(UTC)
             self._keep(framing.pack(channel, parts), number=number)
         return None
 
@@ -267,7 +271,8 @@ class AttachedKernel:
             self._heard_of(parent)
             if state == "idle":
                 self._endings.idle(parent)
-        self.last_activity = datetime.now(UTC)
+        if said := activity.said_at(parts[0], parts[1], datetime.now(UTC)):
+            self.last_activity = max(self.last_activity, said)
 
     def _keep(
         self, frame: bytes, to: str | None = None, answers: str | None = None, number: Number | None = None
@@ -312,9 +317,27 @@ class AttachedKernel:
                 self._way.tell_acks(self._wires)
         self._close(KernelMoved(why))
 
-    def ended(self, why: str) -> None:
-        """The kernel was deleted."""
+    def ended(self, why: str, words: str = "") -> None:
+        """The kernel was deleted. `words`: why, for clients to whom that is news."""
+        if words and self.life.phase != "dead":
+            self.act(self.life.ended(words))
         self._close(KernelGone(why))
+
+    @contextmanager
+    def nothing_new(self) -> Iterator[None]:
+        """Within, what clients send waits, until it is known whether the kernel ends."""
+        wires = self._wires
+        self._attached.clear()
+        try:
+            yield
+        finally:
+            if self._closed or (wires is not None and self._wires is wires):
+                self._attached.set()
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether messages can be sent to the kernel, and it is ours alone."""
+        return self._attached.is_set() and not self._closed and not self.held_back
 
     def _close(self, error: Exception) -> None:
         self._cut()

@@ -17,6 +17,7 @@ import structlog
 import zmq
 from jupyter_client.kernelspec import NoSuchKernel
 
+from kernels import activity
 from kernels.attached import AttachedKernel
 from kernels.chores import Chores
 from kernels.connecting import Connecting
@@ -30,7 +31,7 @@ from kernels.errors import (
     NurseryUnavailable,
     UnknownKernel,
 )
-from kernels.house_rules import HouseOptions, Rule
+from kernels.house_rules import LOST, HouseOptions, Rule
 from kernels.kernel_manager import NurseryKernelManager
 from kernels.nursery_client import ClaimLost, ClaimWanted, Event, KernelExited, NurseryBack, NurseryClient
 from kernels.records import KernelRecord, checked_kernel_id, checked_notes
@@ -148,7 +149,7 @@ class House:
         if self._tenants.pop(kernel_id, None) is None:
             raise UnknownKernel(kernel_id)
         self._in_hand.add(kernel_id)
-        tenant.kernel.ended(farewell or reason)
+        tenant.kernel.ended(farewell or reason, farewell and f"{farewell} {LOST}")
         try:
             async with tenant.lock:
                 with suppress(BadRequest):
@@ -183,6 +184,11 @@ class House:
         """Let go of every kernel at once: this worker is not a member any more."""
         for tenant in list(self._tenants.values()):
             self._let_go(tenant, why)
+
+    @property
+    def mine(self) -> list[Tenant]:
+        """The kernels here whose users are this worker's."""
+        return [tenant for tenant in self._tenants.values() if self._rule.owns(tenant.record.user)]
 
     @property
     def holding(self) -> int:
@@ -308,11 +314,13 @@ class House:
         """Register a running kernel as ours; claiming and connecting go on behind, and clients wait at their seats."""
         try:
             manager = await NurseryKernelManager.adopt(record, self._nursery, self._context)
+            used_at = await asyncio.to_thread(activity.noted, record.directory)
         except (KernelsError, NoSuchKernel) as error:
             log.warning("kernel_not_adopted", kernel=record.kernel_id, user=record.user, why=str(error))
             return
         manager.recorder_mib = self._options.recorder_mib  # for its restarts
         kernel = self._kernel(record.kernel_id, record.user)
+        kernel.last_activity = used_at or kernel.last_activity
         if record.exit is None:
             kernel.life.adopted(time.monotonic())
             kernel.untold = record.farewell if record.recorder else ""  # others do not say whom they have served

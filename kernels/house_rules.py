@@ -1,10 +1,12 @@
-"""What a house is told: who owns whom, and the bounds."""
+"""What a house is told: who owns whom, and the bounds. And what it adds when it says why a kernel was ended."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
+
+LOST: Final = "Variables are lost; your notebooks are on disk."  # as our pages add to a kernel's farewell
 
 
 class Rule(Protocol):

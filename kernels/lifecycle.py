@@ -127,6 +127,17 @@ class Lifecycle:
         """The kernel could not be started again."""
         return [*self._fail_all(reason), *self._enter("dead", f"{reason} {HOPELESS}")]
 
+    def ended(self, reason: str) -> list[Action]:
+        """It is ended for good, by somebody other than its user."""
+        return [*self._fail_all(reason), *self._enter("dead", reason)]
+
+    @property
+    def runs_cell(self) -> bool:
+        """Whether a cell runs or waits, or the kernel is in the midst of something. A request of another kind may never
+        be answered by a kernel that does not know it, and tells nothing."""
+        is_asked = any(request.header.get("msg_type") == "execute_request" for request in self.pending.values())
+        return is_asked or self.execution_state not in ("idle", "dead")
+
     def _enter(self, phase: Literal["restarting", "dead"], reason: str) -> list[Action]:
         self.phase = phase
         self._busy.clear()

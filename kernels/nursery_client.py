@@ -161,6 +161,13 @@ class NurseryClient:
         """
         await self._call("end", kernel_id=kernel_id, reason=reason)
 
+    async def retire(self, kernel_id: str, boot: str, reason: str) -> None:
+        """Settles that this worker, `boot`, ends the kernel soon: it is nobody's to adopt any more.
+
+        If the worker dies meanwhile, the nursery ends it. Raises ClaimRefused when another owner has claimed it.
+        """
+        await self._call("retire", kernel_id=kernel_id, boot=boot, reason=reason)
+
     async def bid_farewell(self, user: str, kernel_id: str, words: str) -> None:
         """Keeps the words for whoever asks why the kernel is gone; "" when its user has ended it."""
         await self._call("bid_farewell", user=user, kernel_id=kernel_id, words=words)

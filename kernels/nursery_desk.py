@@ -96,6 +96,7 @@ class Desk:
             "yielded": self._yielded,
             "note": self._note,
             "end": self._end,
+            "retire": self._retire,
             "bid_farewell": self._bid_farewell,
             "farewell": self._farewell,
             "status": self._status,
@@ -236,7 +237,7 @@ class Desk:
 
     async def _list(self, visitor: Visitor, request: Answer) -> Answer:
         user = None if request.get("user") is None else text_of(request, "user")
-        return {"records": [record.to_json() for record in self._kernels.records(user)]}
+        return {"records": [record.to_json() for record in self._kernels.in_use(user)]}
 
     async def _get(self, visitor: Visitor, request: Answer) -> Answer:
         return {"record": self._kernels.record(_kernel_id(request)).to_json()}
@@ -318,6 +319,11 @@ class Desk:
         self._claimants.pop(kernel_id, None)
         self._strangers.discard(kernel_id)
         log.info("kernel_ended", kernel=kernel_id, reason=request["reason"], who=visitor.who)
+        return {}
+
+    async def _retire(self, visitor: Visitor, request: Answer) -> Answer:
+        kernel_id, boot, reason = _kernel_id(request), text_of(request, "boot"), text_of(request, "reason")
+        self._kernels.retire(kernel_id, boot, reason)
         return {}
 
     async def _bid_farewell(self, visitor: Visitor, request: Answer) -> Answer:

@@ -30,16 +30,16 @@ from kernels.oom import OomKills
 from kernels.records import Exit, KernelRecord, SpawnOrder, checked_notes, now_utc
 from kernels.zygote_wire import BOUND
 
-KILL_S = 4.0
-"""How long a killed process may take to be gone. Our figure: only one waiting for a dead disk takes long."""
-
 EARLY_S = 30.0
 """A kernel that ends by itself within this time has its last words told in the reason."""
 
 BOUND_S = 5.0
 """How long a worker waits to be told that a kernel has its sockets. Then it finds out for itself."""
 
-SWEEP_AGE_S, GROUP_PAUSE_S = 60.0, 0.01
+RETIRED_S = 15.0
+"""How long the owner of a retired kernel may take to end it: jupyter_client gives a kernel 5 s to go by itself."""
+
+SWEEP_AGE_S = 60.0
 
 FIRST_SEAL_S, LAST_SEAL_S = 0.05, 30.0
 """When it is looked whether a kernel has all of its sockets: so soon, then after twice that, and so on to a minute."""
@@ -58,6 +58,7 @@ class Ward:
     ending: str = ""
     exited: asyncio.Event = field(default_factory=asyncio.Event)
     group_left: bool = False
+    retired: bool = False  # its owner is about to end it: nobody adopts it any more
     emptying: asyncio.Task[None] | None = None
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # no more will be heard of how it starts
 
@@ -78,6 +79,7 @@ class Kernels:
         self._on_exit = on_exit
         self._wards: dict[str, Ward] = {}
         self.oom = OomKills()
+        self._orphans: set[asyncio.Task[None]] = set()  # retired kernels that are ended in their owner's place
 
     def recover(self) -> None:
         """Takes over what an earlier nursery has left: watches what runs, notes what has ended."""
@@ -94,9 +96,17 @@ class Kernels:
         """All records, or those of one user."""
         return [ward.record for ward in self._wards.values() if user in (None, ward.record.user)]
 
+    def in_use(self, user: str | None = None) -> list[KernelRecord]:
+        """As `records`, without those that are about to be ended."""
+        wards = [ward for ward in self._wards.values() if not ward.retired]
+        return [ward.record for ward in wards if user in (None, ward.record.user)]
+
     def record(self, kernel_id: str) -> KernelRecord:
-        """Raises UnknownKernel."""
-        return self._ward(kernel_id).record
+        """Raises UnknownKernel, also for one that is about to be ended."""
+        ward = self._ward(kernel_id)
+        if ward.retired:
+            raise UnknownKernel(f"kernel {kernel_id} is about to be ended")
+        return ward.record
 
     def spawn(self, order: SpawnOrder) -> KernelRecord:
         """Starts a kernel, or returns the record of this incarnation if it was started before.
@@ -123,12 +133,27 @@ class Kernels:
 
         Raises ClaimRefused for an epoch below the highest seen, or for that epoch from another boot.
         """
-        ward = self._ward(kernel_id)
-        held, holder = ward.record.claim_epoch, ward.record.claim_boot
+        ward, record = self._ward(kernel_id), self.record(kernel_id)
+        held, holder = record.claim_epoch, record.claim_boot
         if epoch < held or (epoch == held and holder not in ("", boot)):
             raise ClaimRefused(f"kernel {kernel_id} is held by {holder} in epoch {held}", held)
         self._keep(ward, replace(ward.record, claim_epoch=epoch, claim_boot=boot))
         return ward.record
+
+    def retire(self, kernel_id: str, boot: str, reason: str) -> None:
+        """Settles that its owner ends it. Raises ClaimRefused when that is not `boot` (any more), UnknownKernel."""
+        ward = self._ward(kernel_id)
+        if ward.record.claim_boot != boot:
+            raise ClaimRefused(f"kernel {kernel_id} is held by {ward.record.claim_boot}", ward.record.claim_epoch)
+        ward.retired, ward.ending = True, ward.ending or reason
+        asyncio.get_running_loop().call_later(RETIRED_S, self._end_retired, ward)
+
+    def _end_retired(self, ward: Ward) -> None:
+        """In the place of an owner that has died before it could."""
+        if self._wards.get(ward.record.kernel_id) is ward:
+            task = asyncio.create_task(self.end(ward.record.kernel_id, ward.ending), name="end_retired")
+            self._orphans.add(task)
+            task.add_done_callback(self._orphans.discard)
 
     def note(self, kernel_id: str, notes: dict[str, Any]) -> KernelRecord:
         """Replaces the kernel's notes. Raises UnknownKernel, BadRequest."""
@@ -303,7 +328,7 @@ class Kernels:
         pid = ward.record.pid
         # Before waiting for it: as a zombie it still holds its pid, so the group cannot be another's.
         processes.kill_group(pid)
-        found = self._told(ward, _wait_status(pid, ward.record.pid_started))
+        found = self._told(ward, processes.wait_status(pid, ward.record.pid_started))
         self._keep(ward, replace(ward.record, state="exited", exit=found))
         self._leave(ward.record)
         ward.settled.set()
@@ -326,30 +351,19 @@ class Kernels:
         if ward.pidfd >= 0:
             processes.signal_group(ward.record.pid, ward.pidfd, 9)
             try:
-                await asyncio.wait_for(ward.exited.wait(), KILL_S)
+                await asyncio.wait_for(ward.exited.wait(), processes.KILL_S)
             except TimeoutError:
-                raise KernelStuck(f"process {ward.record.pid} is still there {KILL_S:g} s after SIGKILL") from None
+                pid, waited = ward.record.pid, processes.KILL_S
+                raise KernelStuck(f"process {pid} is still there {waited:g} s after SIGKILL") from None
         if ward.group_left:
-            await _group_gone(ward.record.pid)
+            await processes.group_gone(ward.record.pid)
 
     async def _see_empty(self, ward: Ward) -> None:
         try:
-            await _group_gone(ward.record.pid)
+            await processes.group_gone(ward.record.pid)
             ward.group_left = False
         except KernelStuck as error:
             log.warning("kernel_group_stuck", kernel=ward.record.kernel_id, error=str(error))
-
-
-async def _group_gone(group: int) -> None:
-    """Returns once no process of the killed group is left. Raises KernelStuck.
-
-    It asks again and again: no descriptor tells when a group has become empty.
-    """
-    end = time.monotonic() + KILL_S
-    while processes.group_lives(group):
-        if time.monotonic() > end:
-            raise KernelStuck(f"processes of group {group} are still there {KILL_S:g} s after SIGKILL")
-        await asyncio.sleep(GROUP_PAUSE_S)
 
 
 def _check_owner(ward: Ward, order: SpawnOrder) -> None:
@@ -384,12 +398,3 @@ def _first_record(order: SpawnOrder, before: KernelRecord | None, pid: int, star
         recorder=order.recorder,
         farewell=order.farewell,
     )
-
-
-def _wait_status(pid: int, started: int) -> int | None:
-    """Waits for a kernel that has ended. One that an earlier nursery started is the supervisor's child, which
-    leaves it a zombie for a moment, so that its status can be read here; None when that is past."""
-    try:
-        return os.waitpid(pid, os.WNOHANG)[1]
-    except ChildProcessError:
-        return processes.zombie_status(pid, started)

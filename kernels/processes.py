@@ -6,17 +6,24 @@ pid used again. It keeps no state and knows no records.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from kernels.errors import SpawnRefused
+from kernels.errors import KernelStuck, SpawnRefused
 from kernels.records import SpawnOrder
+
+KILL_S = 4.0
+"""How long a killed process may take to be gone. Our figure: only one waiting for a dead disk takes long."""
+
+GROUP_PAUSE_S = 0.01
 
 _PR_SET_CHILD_SUBREAPER, _PR_SET_PDEATHSIG = 36, 1
 _OOM_FIRST = b"1000"
@@ -240,3 +247,24 @@ def _all_stats() -> Iterator[tuple[int, list[bytes]]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (found := _stat(int(entry.name))):
             yield int(entry.name), found
+
+
+async def group_gone(group: int) -> None:
+    """Returns once no process of the killed group is left. Raises KernelStuck.
+
+    It asks again and again: no descriptor tells when a group has become empty.
+    """
+    end = time.monotonic() + KILL_S
+    while group_lives(group):
+        if time.monotonic() > end:
+            raise KernelStuck(f"processes of group {group} are still there {KILL_S:g} s after SIGKILL")
+        await asyncio.sleep(GROUP_PAUSE_S)
+
+
+def wait_status(pid: int, started: int) -> int | None:
+    """Waits for a kernel that has ended. One that an earlier nursery started is the supervisor's child, which
+    leaves it a zombie for a moment, so that its status can be read here; None when that is past."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[1]
+    except ChildProcessError:
+        return zombie_status(pid, started)

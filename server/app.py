@@ -17,11 +17,12 @@ import zmq
 from aiohttp import web
 from redis.asyncio import Redis
 
+from kernels.culling import Culler, Limits
 from kernels.errors import ClaimRefused, KernelMoved, NurseryUnavailable
 from kernels.house import House
 from kernels.house_rules import HouseOptions
 from kernels.nursery_client import NurseryClient
-from server import about_api, app_keys, home, kernels_api, kernelspecs, sessions_api, status
+from server import about_api, app_keys, home, kernels_api, kernelspecs, sessions_api, status, users_api
 from server.api_errors import json_errors
 from server.arbiter import ARBITER, heed_signals
 from server.channels import channels
@@ -42,9 +43,11 @@ from server.login_session import derive_session_key
 from server.owned import Handler, local, owned
 from server.ownership import Ownership, unavailable
 from server.peer_channels import peer_channels
-from server.request_keys import REQUEST_ID, USER
+from server.request_keys import ACTOR, REQUEST_ID, USER
+from server.roles import Claims
 from server.settings import Settings
 from server.tokens import TokenVerifier
+from server.users_api import OTHERS, for_others, for_peers
 from sharding.hop import HOP
 from sharding.member import Candidate
 from sharding.membership import Membership
@@ -92,6 +95,7 @@ ANYWHERE: Final[list[tuple[str, str, Handler]]] = [
     ("GET", "/readyz", status.readyz),
     ("GET", "/api", about_api.version),
     ("GET", "/api/me", about_api.me),
+    ("GET", "/api/users", users_api.list_users),
     ("GET", "/api/kernelspecs", kernelspecs.list_kernelspecs),
     ("GET", f"/api/kernelspecs/{kernelspecs.NAME}", kernelspecs.get_kernelspec),
     ("GET", f"/kernelspecs/{kernelspecs.NAME}/{{file:.+}}", kernelspecs.kernelspec_file),
@@ -147,6 +151,8 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     places = Places(settings.notebooks, host.runtime / "c", settings.quota_mib, settings.course)
     app[app_keys.CONTENTS] = contents = Contents(places, lambda: membership.ring.epoch, identities.home)
     app[app_keys.EXECUTIONS] = Executions(house, lambda: membership.ring.epoch, contents)
+    limits = Limits(settings.idle_minutes * 60, settings.life_hours * 3600)
+    culler = Culler(house, nursery, lambda: ownership.claim()[1], limits, app[app_keys.EXECUTIONS])
     app[app_keys.STOPPING] = asyncio.Event()
 
     async def redis_connection(_: web.Application) -> AsyncIterator[None]:
@@ -162,7 +168,9 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
         await nursery.start()
         ownership.follow(house)
         house.start()
+        culler.start()
         yield
+        await culler.stop()
         await app[app_keys.EXECUTIONS].stop()
         await house.stop()
         await nursery.close()
@@ -192,6 +200,7 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
             jwks_url=settings.jwks_url,
             audience=settings.jwt_audience,
             issuer=settings.jwt_issuer,
+            claims=Claims(settings.role_claim, settings.students_claim),
         ),
         redis=redis,
         session_key=derive_session_key(settings.session_secret or settings.jwt_secret or host.secret),
@@ -202,6 +211,7 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     home.add_static(app)
     app.router.add_routes([web.route(method, path, handler) for method, path, handler in ANYWHERE])
     app.router.add_routes([web.route(method, path, owned(handler)) for method, path, handler in OWNED])
+    app.router.add_routes([web.route(method, path, for_others(handler)) for method, path, handler in OTHERS])
     app.router.add_routes([web.route(method, path, followed(owned(handler))) for method, path, handler in FOLLOWED])
     app.on_shutdown.append(_end_streams)
     app.cleanup_ctx.append(redis_connection)
@@ -225,6 +235,8 @@ def _peer_app(app: web.Application, membership: Membership, secret: str) -> web.
     inner[app_keys.IDENTITIES] = app[app_keys.IDENTITIES]
     inner[app_keys.CONTENTS], inner[app_keys.EXECUTIONS] = app[app_keys.CONTENTS], app[app_keys.EXECUTIONS]
     inner.router.add_routes([web.route(method, path, _answered(handler)) for method, path, handler in OWNED + FOLLOWED])
+    others = [web.route(method, path, _answered(for_peers(handler))) for method, path, handler in OTHERS]
+    inner.router.add_routes(others)
     inner.router.add_get(f"{REQUEST}/events", _answered(peer_events))
     inner.router.add_get(f"{KERNEL}/channels", _answered(peer_channels))
     return inner
@@ -253,5 +265,5 @@ def _answered(handler: Handler) -> Handler:
 async def _hop_identity(request: web.Request, handler: Handler) -> web.StreamResponse:
     """On the internal socket a request is for whom the hop says; the guard has checked who sent it."""
     if hop := request.get(HOP):
-        request[USER], request[REQUEST_ID] = hop.user, hop.request_id
+        request[USER], request[REQUEST_ID], request[ACTOR] = hop.user, hop.request_id, hop.behalf
     return await handler(request)

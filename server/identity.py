@@ -18,12 +18,12 @@ from redis.asyncio import Redis
 
 from server import app_keys
 from server.api_errors import api_error, is_api, json_errors
-from server.login import LOGIN_FAILURES, Logins, failed, failed_page, session_user
+from server.login import LOGIN_FAILURES, Logins, failed, failed_page, session_standing, session_user
 from server.login_limit import LoginLimit
 from server.login_page import redirect, with_next, without_token
 from server.login_session import LoginSessions
 from server.page_tokens import FILES, FILES_COOKIE, PageTokens
-from server.request_keys import REQUEST_ID, USER
+from server.request_keys import REQUEST_ID, STANDING, USER
 from server.same_origin import SAFE_METHODS, ensure_xsrf, guard_cookie, is_websocket
 from server.session_records import SessionRecords
 from server.tokens import TokenVerifier
@@ -110,6 +110,7 @@ async def _identify(logins: Logins, request: web.Request) -> web.Response | None
         return await logins.exchange(request, token)
     try:
         request[USER] = await logins.bearer(token)
+        request[STANDING] = await logins.standing(token)
     except LOGIN_FAILURES as error:
         if _is_page(request):
             return failed_page(request, error, without_token(request))
@@ -122,7 +123,7 @@ async def _by_cookie(logins: Logins, request: web.Request) -> web.Response | Non
     if user is None:
         return _turn_away(request)
     guard_cookie(request, behind_tls=logins.behind_tls)
-    request[USER] = user
+    request[USER], request[STANDING] = user, await session_standing(request)
     return None
 
 

@@ -20,8 +20,9 @@ from server.api_errors import api_error, request_id
 from server.bodies import read_body
 from server.login_limit import LoginLimit, TooManyFailed, retry_header
 from server.login_page import RETRY_SOON, local_address, login_page, redirect, without_token
-from server.login_session import LOGIN, USER_VALUE, LoginSessions
+from server.login_session import LOGIN, STUDENTS_VALUE, USER_VALUE, LoginSessions
 from server.page_tokens import PageTokens
+from server.roles import NOBODY_SPECIAL, Standing, standing_of
 from server.same_origin import guard_browser, guard_cookie
 from server.session_records import RecordsUnavailable
 from server.tokens import KeysUnavailable, TokenRefused, TokenVerifier
@@ -76,6 +77,12 @@ async def session_user(request: web.Request) -> str | None:
     return user if isinstance(user, str) else None
 
 
+async def session_standing(request: web.Request) -> Standing:
+    """What the token that this browser was logged in with has said."""
+    session, login = await get_session(request), request.get(LOGIN)
+    return standing_of(login.role, session.get(STUDENTS_VALUE)) if login else NOBODY_SPECIAL
+
+
 @dataclass(frozen=True, slots=True)
 class Logins:
     """The handlers, and what they need."""
@@ -90,6 +97,10 @@ class Logins:
     async def bearer(self, token: str) -> str:
         """The user of a token that accompanies each request. Raises TokenRefused, KeysUnavailable."""
         return self.pages.user(token) or await self.named(token)
+
+    async def standing(self, token: str) -> Standing:
+        """What the same token says of its user. A page in a frame works for itself alone. Raises as `bearer`."""
+        return NOBODY_SPECIAL if self.pages.user(token) else (await self.verifier.verify(token)).standing
 
     async def named(self, token: str) -> str:
         """The user of a token that was made elsewhere. Raises TokenRefused, KeysUnavailable."""
@@ -115,7 +126,7 @@ class Logins:
             if present is not None:
                 return present
             user = f"guest-{secrets.token_hex(4)}"
-        await self.sessions.begin(request, user, guest=verified.guest)
+        await self.sessions.begin(request, user, guest=verified.guest, standing=verified.standing)
         log.info("logged_in", user=user, guest=verified.guest, request=request_id(request))
         return user
 

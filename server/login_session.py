@@ -22,10 +22,12 @@ from aiohttp_session import AbstractStorage, Session, new_session
 
 from server.api_errors import api_error
 from server.expiring_lru import ExpiringLru
+from server.roles import NOBODY_SPECIAL, STUDENT, Standing
 from server.session_records import Login, RecordsUnavailable, SessionRecords
 
 COOKIE: Final = "kernelring"
 USER_VALUE: Final = "user"
+STUDENTS_VALUE: Final = "students"
 MAX_COOKIE_CHARS: Final = 4096  # RFC 6265's least limit; no browser keeps more
 REMEMBERED_COOKIES: Final = 8192
 _CLAIMS: Final = ["sid", "sub", "iat", "exp"]
@@ -55,6 +57,8 @@ class LoginCookies:
         }  # fmt: skip
         if login.guest:
             claims["guest"] = True
+        if login.role != STUDENT:
+            claims["role"] = login.role
         # As UTF-8: PyJWT's own encoding writes 12 characters for an emoji, and a long id of them
         # would not fit into a cookie.
         return jwt.PyJWS().encode(orjson.dumps(claims), self._key, "HS256")
@@ -76,7 +80,14 @@ class LoginCookies:
             claims = jwt.decode(cookie, self._key, algorithms=["HS256"], options={"require": _CLAIMS})
         except jwt.PyJWTError:
             return None
-        return Login(claims["sid"], claims["sub"], claims.get("guest") is True, claims["iat"], claims["exp"])
+        return Login(
+            claims["sid"],
+            claims["sub"],
+            claims.get("guest") is True,
+            claims["iat"],
+            claims["exp"],
+            claims.get("role", STUDENT),
+        )
 
 
 class LoginSessions(AbstractStorage):
@@ -106,20 +117,26 @@ class LoginSessions(AbstractStorage):
             max_age=self.max_age,
         )
 
-    async def begin(self, request: web.Request, user: str, *, guest: bool = False) -> None:
+    async def begin(
+        self, request: web.Request, user: str, *, guest: bool = False, standing: Standing = NOBODY_SPECIAL
+    ) -> None:
         """Log this browser in. Raises RecordsUnavailable, and then nothing has changed.
 
-        Always a new id: one that somebody may have planted in this browser ends here.
+        Always a new id: one that somebody may have planted in this browser ends here. The role is in the cookie. An
+        instructor's students, for whom that may be too small, are in the record: without Redis, or when it has lost
+        them, the instructor sees nobody until the next login.
         """
         now = int(time.time())
         assert self.max_age is not None
-        login = Login(secrets.token_hex(16), user, guest, now, now + self.max_age)
-        await self._records.open(login, {})
+        login = Login(secrets.token_hex(16), user, guest, now, now + self.max_age, standing.role)
+        values = {STUDENTS_VALUE: sorted(standing.students)} if standing.students else {}
+        await self._records.open(login, values)
         former = self._cookies.read(self.load_cookie(request))
         if former is not None:
             await self._records.end(former)
         session = await new_session(request)
         session.set_new_identity(login.sid)
+        session.update(values)
         session[USER_VALUE] = user
         request[LOGIN] = login
 

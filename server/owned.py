@@ -17,7 +17,7 @@ from kernels.errors import UnknownKernel
 from server import app_keys
 from server.api_errors import api_error, request_id
 from server.bodies import read_body
-from server.request_keys import USER
+from server.request_keys import ACTOR, USER
 from sharding.member import Member
 from sharding.membership import Membership
 
@@ -50,6 +50,7 @@ def owned(handler: Handler) -> Handler:
                 epoch=epoch,
                 body=body,
                 content_type=JSON if body else None,
+                behalf=request.get(ACTOR, ""),
             )
             headers = {name: reply.headers[name] for name in PASSED_BACK if name in reply.headers}
             headers[OWNER_HEADER] = owner.name

@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from server.expiring_lru import ExpiringLru
+from server.roles import STUDENT
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,7 @@ class Login:
     guest: bool
     issued: int
     expires: int
+    role: str = STUDENT
 
     @property
     def left_s(self) -> int:

@@ -122,6 +122,18 @@ class Settings:
     jwt_issuer: str | None = _setting(
         "KERNELRING_JWT_ISSUER", "", parsers.optional(str), "`iss` that a login token must carry"
     )
+    role_claim: str = _setting(
+        "KERNELRING_ROLE_CLAIM",
+        "role",
+        str,
+        "claim of a login token that says `student`, `instructor` or `operator`; anything else is a student",
+    )
+    students_claim: str = _setting(
+        "KERNELRING_STUDENTS_CLAIM",
+        "students",
+        str,
+        "claim with the list of users whose kernels an instructor sees and may end (an operator: all)",
+    )
     session_secret: str | None = _setting(
         "KERNELRING_SESSION_SECRET",
         "",
@@ -194,6 +206,20 @@ class Settings:
     )
     spares: int = _setting(
         "KERNELRING_SPARES", "4", parsers.whole(0, 4), "Python kernels kept waiting for their user, 0 to 4"
+    )
+    idle_minutes: float = _setting(
+        "KERNELRING_IDLE_MINUTES",
+        "60",
+        parsers.number(0, 525_600),
+        "minutes without use after which a kernel that runs no cell is ended, also under an open page; `0` for never"
+        ". `metadata.cull_idle_timeout` (seconds) in a kernel.json comes first",
+    )
+    life_hours: float = _setting(
+        "KERNELRING_LIFE_HOURS",
+        "0",
+        parsers.number(0, 8_760),
+        "hours after its start at which a kernel is ended (told before; a cell that runs may take another tenth of "
+        "them, 10 minutes at most); `0` for never",
     )
     kernel_memory_mib: int = _setting(
         "KERNELRING_KERNEL_MEMORY_MIB",

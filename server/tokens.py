@@ -19,6 +19,7 @@ from jwt.exceptions import InvalidSubjectError
 
 from server.expiring_lru import ExpiringLru
 from server.published_keys import ASYMMETRIC, PublishedKeys, UnknownKey
+from server.roles import NOBODY_SPECIAL, USUAL, Claims, Standing
 from server.token_errors import KeysUnavailable, TokenError, TokenRefused
 
 __all__ = [
@@ -48,6 +49,7 @@ class Verified:
     user: str | None
     guest: bool
     expires: float  # seconds since 1970
+    standing: Standing = NOBODY_SPECIAL
 
 
 class TokenVerifier:
@@ -64,6 +66,7 @@ class TokenVerifier:
         jwks_url: str | None = None,
         audience: str | None = None,
         issuer: str | None = None,
+        claims: Claims = USUAL,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if secret is not None:
@@ -71,6 +74,7 @@ class TokenVerifier:
         self._secret = secret
         self._audience = audience
         self._issuer = issuer
+        self._claims = claims
         self._passed: ExpiringLru[bytes, Verified] = ExpiringLru(REMEMBERED_TOKENS, clock)
         # A key that is no longer published must not live on in what was remembered by it.
         self._published = PublishedKeys(jwks_url, on_change=self._passed.clear) if jwks_url else None
@@ -117,15 +121,36 @@ class TokenVerifier:
             )
         except jwt.PyJWTError as error:
             raise TokenRefused(_sentence(error)) from None
-        return _verified(claims, may_invite=algorithm == "HS256")
+        return self._verified(claims, may_invite=algorithm == "HS256")
+
+    def _verified(self, claims: Mapping[str, Any], *, may_invite: bool) -> Verified:
+        expires = float(min(int(claims["exp"]), LATEST_EXPIRY))
+        guest = claims.get(GUEST_CLAIM) is True
+        if guest and "sub" not in claims and may_invite:
+            return Verified(None, True, expires)
+        if guest:
+            raise TokenRefused("A guest token has no user and is signed with the server's own secret.")
+        if "sub" not in claims:
+            raise TokenRefused("The token has no 'sub' claim: it does not say who it is for.")
+        try:
+            user = check_user(claims["sub"])
+        except ValueError as error:
+            raise TokenRefused(str(error)) from None
+        return Verified(user, False, expires, self._claims.standing(claims))
 
 
 def mint_user(
-    secret: str, user: str, *, lifetime_s: float, audience: str | None = None, issuer: str | None = None
+    secret: str,
+    user: str,
+    *,
+    lifetime_s: float,
+    audience: str | None = None,
+    issuer: str | None = None,
+    claims: Mapping[str, Any] | None = None,
 ) -> str:
-    """A token for one user. ValueError when the secret is short or the id is not one."""
+    """A token for one user, with further `claims`. ValueError when the secret is short or the id is not one."""
     check_user(user)
-    return _mint(secret, {"sub": user}, lifetime_s, audience, issuer)
+    return _mint(secret, {**(claims or {}), "sub": user}, lifetime_s, audience, issuer)
 
 
 def mint_guest(secret: str, *, lifetime_s: float, audience: str | None = None, issuer: str | None = None) -> str:
@@ -171,22 +196,6 @@ def _header(token: str) -> dict[str, Any]:
         return jwt.get_unverified_header(token)
     except jwt.PyJWTError as error:
         raise TokenRefused(_sentence(error)) from None
-
-
-def _verified(claims: Mapping[str, Any], *, may_invite: bool) -> Verified:
-    expires = float(min(int(claims["exp"]), LATEST_EXPIRY))
-    guest = claims.get(GUEST_CLAIM) is True
-    if guest and "sub" not in claims and may_invite:
-        return Verified(None, True, expires)
-    if guest:
-        raise TokenRefused("A guest token has no user and is signed with the server's own secret.")
-    if "sub" not in claims:
-        raise TokenRefused("The token has no 'sub' claim: it does not say who it is for.")
-    try:
-        user = check_user(claims["sub"])
-    except ValueError as error:
-        raise TokenRefused(str(error)) from None
-    return Verified(user, False, expires)
 
 
 # What a person reads for each of PyJWT's errors: by type, the narrow ones first. Their own texts may quote

@@ -17,6 +17,8 @@ REQUEST_HEADER: Final = "X-Kernelring-Request"
 """The request id, percent-encoded UTF-8."""
 EPOCH_HEADER: Final = "X-Kernelring-Epoch"
 """To the peer: the epoch at which the caller resolved. From the peer, with 421: the newest that it knows."""
+BEHALF_HEADER: Final = "X-Kernelring-Behalf"
+"""On whose behalf, where that is not the user: percent-encoded UTF-8, what it means is the caller's matter."""
 SECRET_HEADER: Final = "X-Kernelring-Secret"  # noqa: S105  (a name, no secret)
 """The per-host secret, in hex."""
 REFUSED_HEADER: Final = "X-Kernelring-Refused"
@@ -32,6 +34,7 @@ class Hop:
     user: str
     request_id: str
     epoch: int
+    behalf: str = ""
 
 
 HOP: Final = web.RequestKey("kernelring.hop", Hop)

@@ -22,6 +22,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from sharding.hop import (
+    BEHALF_HEADER,
     EPOCH_HEADER,
     HOP,
     PING_PATH,
@@ -134,10 +135,11 @@ def _read_hop(headers: Mapping[str, str]) -> Hop | None:
     try:
         user = unquote(headers[USER_HEADER], errors="strict")
         request_id = unquote(headers[REQUEST_HEADER], errors="strict")
+        behalf = unquote(headers.get(BEHALF_HEADER, ""), errors="strict")
         epoch = int(headers[EPOCH_HEADER])
     except (KeyError, ValueError):
         return None
-    return Hop(user, request_id, epoch) if 0 < len(user) <= USER_MAX else None
+    return Hop(user, request_id, epoch, behalf) if 0 < len(user) <= USER_MAX else None
 
 
 def _refusal(status: int, message: str) -> web.Response:

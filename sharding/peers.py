@@ -19,6 +19,7 @@ from sharding import process
 from sharding.ending import end
 from sharding.errors import NotOwner, PeerError, PeerLost, PeerRefused, PeerUnreachable
 from sharding.hop import (
+    BEHALF_HEADER,
     EPOCH_HEADER,
     PING_PATH,
     REFUSED_HEADER,
@@ -71,6 +72,7 @@ class Peers:
         epoch: int,
         body: bytes | None = None,
         content_type: str | None = None,
+        behalf: str = "",
         timeout_s: float = REQUEST_S,
     ) -> PeerReply:
         """Forward one request and return the whole answer, whatever its status.
@@ -78,7 +80,7 @@ class Peers:
         path_qs: percent-encoded, as on the wire. Raises PeerUnreachable, PeerLost (also when `timeout_s`
         is over), NotOwner, PeerRefused; ValueError for what cannot stand in a request's head.
         """
-        head = self._head(method, path_qs, user, request_id, epoch, body, content_type)
+        head = self._head(method, path_qs, user, request_id, epoch, body, content_type, behalf)
         reply = await self._exchange(member, head, body, method != "HEAD", timeout_s)
         if reply.status in (421, 403, 400):
             _raise_refusal(reply)
@@ -200,6 +202,7 @@ class Peers:
         epoch: int,
         body: bytes | None,
         content_type: str | None,
+        behalf: str,
     ) -> bytes:
         _check(_TOKEN, method)
         _check(_TARGET, path_qs)
@@ -208,6 +211,8 @@ class Peers:
             f"{USER_HEADER}: {quote(user)}\r\n{REQUEST_HEADER}: {quote(request_id)}\r\n"
             f"{EPOCH_HEADER}: {epoch}\r\n"
         )
+        if behalf:
+            head += f"{BEHALF_HEADER}: {quote(behalf)}\r\n"
         if content_type is not None:
             _check(_FIELD, content_type)
             head += f"Content-Type: {content_type}\r\n"

@@ -40,7 +40,7 @@ class Executions:
         self._contents = contents
         self._tables: dict[str, Table] = {}
         self._savers: dict[Table, Saver] = {}
-        self._resuming: set[asyncio.Task[None]] = set()
+        self._resuming: dict[asyncio.Task[None], AttachedKernel] = {}
         self._adopted: WeakSet[AttachedKernel] = WeakSet()  # another worker had them before
         self._coming: ExpiringLru[str, float] = ExpiringLru(MAX_COMING, time.monotonic)
         house.on_adopted = self.resume
@@ -49,7 +49,7 @@ class Executions:
 
     async def stop(self) -> None:
         """This worker stops; what runs is the next owner's."""
-        for task in self._resuming:
+        for task in list(self._resuming):
             task.cancel()
         for saver in list(self._savers.values()):
             await saver.stop()
@@ -63,6 +63,19 @@ class Executions:
             table = self._open(tenant)
         await table.ready()
         return table
+
+    def is_at_work(self, tenant: Tenant) -> bool:
+        """Whether something of ours runs or waits in a kernel, or that is not known yet."""
+        table = self._tables.get(tenant.record.kernel_id)
+        if table is None or table.kernel is not tenant.kernel:
+            return tenant.kernel in self._resuming.values()
+        return table.is_at_work
+
+    async def put_away(self, tenant: Tenant) -> bool:
+        """Write what the notebooks do not have; whether nothing is left for which there is a place."""
+        table = self._tables.get(tenant.record.kernel_id)
+        saver = self._savers.get(table) if table else None
+        return await saver.put_away() if saver else True
 
     async def unsaved(self, table: Table) -> list[Execution]:
         """What a page has got and may have gone with before it has saved it."""
@@ -91,8 +104,8 @@ class Executions:
         """The kernel was another worker's: what it was running for us goes on."""
         self._adopted.add(tenant.kernel)
         task = asyncio.create_task(self._resume(tenant), name="resume_executions")
-        self._resuming.add(task)
-        task.add_done_callback(self._resuming.discard)
+        self._resuming[task] = tenant.kernel
+        task.add_done_callback(self._resuming.pop)
 
     async def _resume(self, tenant: Tenant) -> None:
         try:

@@ -89,6 +89,12 @@ class Saver:
         async with self._writing:
             return
 
+    async def put_away(self) -> bool:
+        """Write all, whoever is there; whether nothing is left that could be written."""
+        if unsaved := self._unsaved():
+            await self._save(unsaved)
+        return not self._waiting()
+
     def notebook_saved(self) -> None:
         """A page has saved a notebook, which may have brought the cells that were missing."""
         for row in self._table.rows:

@@ -110,6 +110,11 @@ class Table:
         """The one that the kernel has."""
         return next((row for row in self._rows.values() if row.state == "running"), None)
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether one runs or waits, or what there was before is not read yet."""
+        return not self._loaded.is_set() or any(row.state != "done" for row in self._rows.values())
+
     def note(self, row: Execution) -> None:
         """Who has got it has changed, and the journal is to say so."""
         self._keeper.note(row)

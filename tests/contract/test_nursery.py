@@ -13,6 +13,7 @@ import pytest
 
 from kernels.errors import BadRequest, ClaimRefused, SpawnRefused, UnknownKernel
 from kernels.nursery_client import ClaimLost, ClaimWanted, KernelExited
+from kernels.nursery_state import RETIRED_S
 from tests.nursery_fixture import (
     Ear,
     Place,
@@ -305,3 +306,31 @@ async def test_fifty_kernels_later_the_nursery_has_as_many_descriptors_and_no_zo
         for start in range(0, 50, 10):
             await asyncio.gather(*(one_life(number) for number in range(start, start + 10)))
         await until(lambda: len(descriptors(pid)) == before)
+
+
+async def test_a_kernel_is_retired_by_its_newest_owner_alone_and_is_nobodys_then(place: Place) -> None:
+    async with client(place) as nurse, client(place) as other:
+        kernel_id = (await nurse.spawn(place.order())).kernel_id
+        await nurse.claim(kernel_id, 4, "before")
+        await other.claim(kernel_id, 5, "after", quiet=True)
+        with pytest.raises(ClaimRefused, match="is held by after"):
+            await nurse.retire(kernel_id, "before", "idle")
+        assert [record.kernel_id for record in await nurse.kernels()] == [kernel_id]
+        for _ in range(2):  # it may be sent again
+            await other.retire(kernel_id, "after", "idle")
+        assert await nurse.kernels() == []
+        with pytest.raises(UnknownKernel, match="about to be ended"):
+            await nurse.claim(kernel_id, 6, "later")
+        with pytest.raises(UnknownKernel, match="about to be ended"):
+            await nurse.get(kernel_id)
+        await other.end(kernel_id, "idle")
+        with pytest.raises(UnknownKernel):
+            await other.get(kernel_id)
+
+
+async def test_a_retired_kernel_is_ended_though_its_owner_dies(place: Place) -> None:
+    async with client(place) as nurse:
+        record = await nurse.spawn(place.order())
+        await nurse.claim(record.kernel_id, 1, "boot")
+        await nurse.retire(record.kernel_id, "boot", "idle")
+    await until(lambda: not record.directory.exists(), RETIRED_S + 5)

@@ -42,6 +42,32 @@ def test_it_is_busy_from_the_first_busy_to_the_last_idle() -> None:
     assert life.execution_state == "idle"
 
 
+def test_it_runs_a_cell_from_the_request_to_the_reply_and_other_requests_do_not_count() -> None:
+    life = living()
+    seen = [life.runs_cell]
+    life.sent("m1", Request({"msg_id": "m1", "msg_type": "a_request_without_a_reply"}, "shell", "ann"))
+    seen.append(life.runs_cell)
+    life.sent("m2", request("m2"))
+    seen.append(life.runs_cell)
+    life.replied("m2")
+    seen.append(life.runs_cell)
+    assert seen == [False, False, True, False]
+
+
+def test_one_that_was_taken_over_counts_as_running_a_cell_until_it_is_known() -> None:
+    life = Lifecycle()
+    life.adopted(0.0)
+    before = life.runs_cell
+    life.probe_answered()
+    assert (before, life.runs_cell) == (True, False)
+
+
+def test_one_that_is_ended_answers_what_runs_and_says_why() -> None:
+    life = running("m1")
+    assert life.ended("It was idle.") == [Fail(request("m1"), "It was idle."), Tell("dead", "It was idle.")]
+    assert not life.runs_cell
+
+
 def test_an_idle_without_a_busy_and_unknown_states_change_nothing() -> None:
     life = living()
     life.status("m1", "idle")

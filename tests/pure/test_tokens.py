@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from server import token as token_command
 from server.expiring_lru import ExpiringLru
+from server.roles import Claims, Standing
 from server.token_errors import TokenRefused
 from server.tokens import MAX_USER_CHARS, TokenVerifier, check_user, mint_guest, mint_user
 
@@ -158,7 +159,7 @@ async def test_an_end_beyond_all_numbers_does_no_harm(exp: object) -> None:
 
 
 async def test_audience_and_issuer_are_demanded_when_configured() -> None:
-    strict = {"audience": "kernelring", "issuer": "https://login.example.org"}
+    strict: dict[str, Any] = {"audience": "kernelring", "issuer": "https://login.example.org"}
     good = mint_user(SECRET, "ada", lifetime_s=60, **strict)
     assert (await verifier(**strict).verify(good)).user == "ada"
     assert await refusal(signed(aud="other", iss=strict["issuer"]), **strict) == ("The token is for another audience.")
@@ -232,6 +233,14 @@ async def test_the_command_prints_a_token_for_a_user(run: Run) -> None:
     verified = await verifier().verify(out)
     assert verified.user == "ada"
     assert 3590 < verified.expires - time.time() < 3602
+
+
+async def test_the_command_prints_an_instructors_token(run: Run) -> None:
+    _, out, _ = run("--user", "eve", "--role", "instructor", "--student", "ada", "--student", "ben")
+    assert (await verifier().verify(out)).standing == Standing("instructor", frozenset({"ada", "ben"}))
+    _, out, _ = run("--user", "eve", "--role", "operator", KERNELRING_ROLE_CLAIM="rank")
+    assert (await verifier().verify(out)).standing == Standing()
+    assert (await verifier(claims=Claims(role="rank")).verify(out)).standing == Standing("operator")
 
 
 async def test_the_command_prints_a_guest_token(run: Run) -> None:
