@@ -97,7 +97,7 @@ class House:
         """Start a kernel; return when its process exists (it answers a little later; clients wait for that).
 
         Raises DuplicateKernel when the id is taken, NoSuchKernel (jupyter_client) for an unknown kernelspec,
-        SpawnRefused, NurseryUnavailable.
+        TooManyKernels, SpawnRefused, NurseryUnavailable.
         """
         await self._current()
         elsewhere = await self._user_of(kernel_id) is not None
@@ -111,7 +111,7 @@ class House:
             nursery=self._nursery,
             zmq_context=self._context,
         )
-        manager.recorder_mib = self._options.recorder_mib
+        manager.recorder_mib, manager.bounds = self._options.recorder_mib, self._options.bounds
         manager.claim = self._rule.claim() if self._rule.owns(user) else (0, "")
         manager.notes = checked_notes(notes)
         self._in_hand.add(kernel_id)
@@ -311,7 +311,7 @@ class House:
         except (KernelsError, NoSuchKernel) as error:
             log.warning("kernel_not_adopted", kernel=record.kernel_id, user=record.user, why=str(error))
             return
-        manager.recorder_mib = self._options.recorder_mib  # for its restarts
+        manager.recorder_mib, manager.bounds = self._options.recorder_mib, self._options.bounds  # for its restarts
         kernel = self._kernel(record.kernel_id, record.user)
         if record.exit is None:
             kernel.life.adopted(time.monotonic())

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from kernels.bounds import UNBOUNDED, Bounds
+
 
 class Rule(Protocol):
     """Who owns whom, as the house is told."""
@@ -28,3 +30,4 @@ class HouseOptions:
     backlog_bytes: int
     start_timeout_s: float
     recorder_mib: float
+    bounds: Bounds = UNBOUNDED

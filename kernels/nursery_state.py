@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,20 @@ from kernels.confine import folders
 from kernels.confine.child import Fitting
 from kernels.confine.options import Room
 from kernels.confine.warden import Warden
-from kernels.errors import ClaimRefused, KernelStuck, SpawnRefused, UnknownKernel
+from kernels.errors import ClaimRefused, KernelStuck, SpawnRefused, TooManyKernels, UnknownKernel
+from kernels.nursery_ward import (
+    KILL_S,
+    Ward,
+    check_owner,
+    check_successor,
+    first_record,
+    group_gone,
+    wait_status,
+)
 from kernels.nursery_zygote import Nest, NoSpare
 from kernels.oom import OomKills
-from kernels.records import Exit, KernelRecord, SpawnOrder, checked_notes, now_utc
+from kernels.records import Exit, KernelRecord, SpawnOrder, checked_notes
 from kernels.zygote_wire import BOUND
-
-KILL_S = 4.0
-"""How long a killed process may take to be gone. Our figure: only one waiting for a dead disk takes long."""
 
 EARLY_S = 30.0
 """A kernel that ends by itself within this time has its last words told in the reason."""
@@ -39,27 +45,12 @@ EARLY_S = 30.0
 BOUND_S = 5.0
 """How long a worker waits to be told that a kernel has its sockets. Then it finds out for itself."""
 
-SWEEP_AGE_S, GROUP_PAUSE_S = 60.0, 0.01
+SWEEP_AGE_S = 60.0
 
 FIRST_SEAL_S, LAST_SEAL_S = 0.05, 30.0
 """When it is looked whether a kernel has all of its sockets: so soon, then after twice that, and so on to a minute."""
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Ward:
-    """A kernel in care. `pidfd` is -1 once it has exited; `emptying` then waits for the rest of its group, and
-    `group_left` says whether there may be one: only as long may its number be asked for."""
-
-    record: KernelRecord
-    pidfd: int = -1
-    born: float = 0.0
-    ending: str = ""
-    exited: asyncio.Event = field(default_factory=asyncio.Event)
-    group_left: bool = False
-    emptying: asyncio.Task[None] | None = None
-    settled: asyncio.Event = field(default_factory=asyncio.Event)  # no more will be heard of how it starts
 
 
 class Kernels:
@@ -106,12 +97,24 @@ class Kernels:
         """
         ward = self._wards.get(order.kernel_id)
         if ward:
-            _check_owner(ward, order)
+            check_owner(ward, order)
             if ward.record.incarnation == order.incarnation:
                 return ward.record
-            _check_successor(ward.record, order)
+            check_successor(ward.record, order)
         nursery_disk.check_directory(order, self._folder)
+        if ward is None:
+            self._check_share(order)
         return self._launch(order, ward.record if ward else None)
+
+    def _check_share(self, order: SpawnOrder) -> None:
+        """Every start passes here, one after the other, whoever is (or believes to be) the user's owner: it is exact.
+
+        Those that have died count, too: their user sees them. Raises TooManyKernels.
+        """
+        mine = sum(ward.record.user == order.user and not ward.ending for ward in self._wards.values())
+        if 0 < order.bounds.user_kernels <= mine:
+            have = "1 kernel" if mine == 1 else f"{mine} kernels"
+            raise TooManyKernels(f"You have {have}, the limit. Shut one down first (Running tab).")
 
     def signal(self, kernel_id: str, signum: int) -> bool:
         """Signals the kernel's process group. False if it has exited. Raises UnknownKernel."""
@@ -194,7 +197,7 @@ class Kernels:
         fresh: list[KernelRecord] = []
 
         def keep(pid: int, started: int, *, warm: bool = False) -> None:
-            fresh[:] = [replace(_first_record(order, before, pid, started), warm=warm)]
+            fresh[:] = [replace(first_record(order, before, pid, started), warm=warm)]
             nursery_disk.save(fresh[0])
 
         try:
@@ -303,7 +306,7 @@ class Kernels:
         pid = ward.record.pid
         # Before waiting for it: as a zombie it still holds its pid, so the group cannot be another's.
         processes.kill_group(pid)
-        found = self._told(ward, _wait_status(pid, ward.record.pid_started))
+        found = self._told(ward, wait_status(pid, ward.record.pid_started))
         self._keep(ward, replace(ward.record, state="exited", exit=found))
         self._leave(ward.record)
         ward.settled.set()
@@ -330,66 +333,11 @@ class Kernels:
             except TimeoutError:
                 raise KernelStuck(f"process {ward.record.pid} is still there {KILL_S:g} s after SIGKILL") from None
         if ward.group_left:
-            await _group_gone(ward.record.pid)
+            await group_gone(ward.record.pid)
 
     async def _see_empty(self, ward: Ward) -> None:
         try:
-            await _group_gone(ward.record.pid)
+            await group_gone(ward.record.pid)
             ward.group_left = False
         except KernelStuck as error:
             log.warning("kernel_group_stuck", kernel=ward.record.kernel_id, error=str(error))
-
-
-async def _group_gone(group: int) -> None:
-    """Returns once no process of the killed group is left. Raises KernelStuck.
-
-    It asks again and again: no descriptor tells when a group has become empty.
-    """
-    end = time.monotonic() + KILL_S
-    while processes.group_lives(group):
-        if time.monotonic() > end:
-            raise KernelStuck(f"processes of group {group} are still there {KILL_S:g} s after SIGKILL")
-        await asyncio.sleep(GROUP_PAUSE_S)
-
-
-def _check_owner(ward: Ward, order: SpawnOrder) -> None:
-    if ward.ending:
-        raise SpawnRefused(f"kernel {order.kernel_id} is being ended")
-    if order.user != ward.record.user:
-        raise SpawnRefused(f"kernel {order.kernel_id} is not {order.user}'s")
-
-
-def _check_successor(last: KernelRecord, order: SpawnOrder) -> None:
-    if order.incarnation < last.incarnation:
-        raise SpawnRefused(f"incarnation {order.incarnation} is over: {last.incarnation} was started")
-    if last.state == "running":
-        raise SpawnRefused(f"incarnation {last.incarnation} is still running")
-
-
-def _first_record(order: SpawnOrder, before: KernelRecord | None, pid: int, started: int) -> KernelRecord:
-    """A restart keeps claim and notes: they are the kernel's, not the process'."""
-    return KernelRecord(
-        kernel_id=order.kernel_id,
-        user=order.user,
-        kernel_name=order.kernel_name,
-        incarnation=order.incarnation,
-        directory=order.directory,
-        cwd=order.cwd,
-        pid=pid,
-        pid_started=started,
-        started_at=now_utc(),
-        claim_epoch=before.claim_epoch if before else order.claim_epoch,
-        claim_boot=before.claim_boot if before else order.claim_boot,
-        notes=before.notes if before else order.notes,
-        recorder=order.recorder,
-        farewell=order.farewell,
-    )
-
-
-def _wait_status(pid: int, started: int) -> int | None:
-    """Waits for a kernel that has ended. One that an earlier nursery started is the supervisor's child, which
-    leaves it a zombie for a moment, so that its status can be read here; None when that is past."""
-    try:
-        return os.waitpid(pid, os.WNOHANG)[1]
-    except ChildProcessError:
-        return processes.zombie_status(pid, started)

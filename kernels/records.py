@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import orjson
 
+from kernels.bounds import UNBOUNDED, Bounds
 from kernels.errors import BadRequest
 
 NOTES_BYTES = 64 * 1024
@@ -148,6 +149,7 @@ class SpawnOrder:
     claim_boot: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
     farewell: str = ""
+    bounds: Bounds = UNBOUNDED
 
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold; `from_json` is its inverse."""
@@ -172,6 +174,7 @@ class SpawnOrder:
             claim_boot=text_of(found, "claim_boot", empty=True),
             notes=checked_notes(found.get("notes")),
             farewell=text_of(found, "farewell", empty=True),
+            bounds=Bounds.from_json(found.get("bounds")),
         )
 
 

@@ -195,6 +195,12 @@ class Settings:
     spares: int = _setting(
         "KERNELRING_SPARES", "4", parsers.whole(0, 4), "Python kernels kept waiting for their user, 0 to 4"
     )
+    user_kernels: int = _setting(
+        "KERNELRING_USER_KERNELS",
+        "10",
+        parsers.whole(0, 10_000),
+        "kernels that a user may have at once, those that have died and were not shut down too; `0` for no limit",
+    )
     kernel_memory_mib: int = _setting(
         "KERNELRING_KERNEL_MEMORY_MIB",
         "1024",

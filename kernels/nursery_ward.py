@@ -1,0 +1,92 @@
+"""One kernel in the nursery's care, and what is asked of it in passing.
+
+Owns the type and the small questions around a start and an end. It starts and ends nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass, field
+
+from kernels import processes
+from kernels.errors import KernelStuck, SpawnRefused
+from kernels.records import KernelRecord, SpawnOrder, now_utc
+
+KILL_S = 4.0
+"""How long a killed process may take to be gone. Our figure: only one waiting for a dead disk takes long."""
+
+GROUP_PAUSE_S = 0.01
+
+
+@dataclass(slots=True)
+class Ward:
+    """A kernel in care. `pidfd` is -1 once it has exited; `emptying` then waits for the rest of its group, and
+    `group_left` says whether there may be one: only as long may its number be asked for."""
+
+    record: KernelRecord
+    pidfd: int = -1
+    born: float = 0.0
+    ending: str = ""
+    exited: asyncio.Event = field(default_factory=asyncio.Event)
+    group_left: bool = False
+    emptying: asyncio.Task[None] | None = None
+    settled: asyncio.Event = field(default_factory=asyncio.Event)  # no more will be heard of how it starts
+
+
+async def group_gone(group: int) -> None:
+    """Returns once no process of the killed group is left. Raises KernelStuck.
+
+    It asks again and again: no descriptor tells when a group has become empty.
+    """
+    end = time.monotonic() + KILL_S
+    while processes.group_lives(group):
+        if time.monotonic() > end:
+            raise KernelStuck(f"processes of group {group} are still there {KILL_S:g} s after SIGKILL")
+        await asyncio.sleep(GROUP_PAUSE_S)
+
+
+def check_owner(ward: Ward, order: SpawnOrder) -> None:
+    """Raises SpawnRefused for an order that is not the owner's of this kernel."""
+    if ward.ending:
+        raise SpawnRefused(f"kernel {order.kernel_id} is being ended")
+    if order.user != ward.record.user:
+        raise SpawnRefused(f"kernel {order.kernel_id} is not {order.user}'s")
+
+
+def check_successor(last: KernelRecord, order: SpawnOrder) -> None:
+    """Raises SpawnRefused for an order that does not follow the last incarnation."""
+    if order.incarnation < last.incarnation:
+        raise SpawnRefused(f"incarnation {order.incarnation} is over: {last.incarnation} was started")
+    if last.state == "running":
+        raise SpawnRefused(f"incarnation {last.incarnation} is still running")
+
+
+def first_record(order: SpawnOrder, before: KernelRecord | None, pid: int, started: int) -> KernelRecord:
+    """A restart keeps claim and notes: they are the kernel's, not the process'."""
+    return KernelRecord(
+        kernel_id=order.kernel_id,
+        user=order.user,
+        kernel_name=order.kernel_name,
+        incarnation=order.incarnation,
+        directory=order.directory,
+        cwd=order.cwd,
+        pid=pid,
+        pid_started=started,
+        started_at=now_utc(),
+        claim_epoch=before.claim_epoch if before else order.claim_epoch,
+        claim_boot=before.claim_boot if before else order.claim_boot,
+        notes=before.notes if before else order.notes,
+        recorder=order.recorder,
+        farewell=order.farewell,
+    )
+
+
+def wait_status(pid: int, started: int) -> int | None:
+    """Waits for a kernel that has ended. One that an earlier nursery started is the supervisor's child, which
+    leaves it a zombie for a moment, so that its status can be read here; None when that is past."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[1]
+    except ChildProcessError:
+        return processes.zombie_status(pid, started)

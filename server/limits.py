@@ -1,0 +1,14 @@
+"""What a kernel and its user may have, as the settings say it.
+
+Owns the step from settings to `kernels.bounds`. Who sees to the bounds is the nursery, which every start passes.
+"""
+
+from __future__ import annotations
+
+from kernels.bounds import Bounds
+from server.settings import Settings
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    """What each order for a kernel says."""
+    return Bounds(user_kernels=settings.user_kernels)
