@@ -53,6 +53,8 @@ class AttachedKernel:
         self._wires: Wires | None = None
         self._way: Adoption | None = None
         self._attached = asyncio.Event()
+        self._doors = asyncio.Event()  # clients may come in: it is attached, or there are words for those who wait
+        self._why_waiting = ""
         self._closed: Exception | None = None
         self._unsettled = Unsettled()
         self._overrun = False  # whether clients were told that the kernel can be given no more
@@ -96,9 +98,23 @@ class AttachedKernel:
         if self.held_back:  # while we waited for the kernel another worker asked for it: it must not find us after it
             raise KernelMoved("another worker is taking the kernel")
 
+    def waits(self, words: str) -> None:
+        """There is no process yet, and `words` say why: clients may come in to read that, and what they send waits."""
+        if words != self._why_waiting and not self._closed:
+            self._why_waiting = words
+            self._doors.set()
+            self.tell(words, None, None)
+
+    def _enter(self) -> None:
+        self._attached.set()
+        self._doors.set()
+
     def _open(self) -> None:
         self._seating.open_since = datetime.now(UTC)
-        self._attached.set()
+        if self._why_waiting:  # the places of those who waited know nothing of this process: they take new ones
+            self._why_waiting = ""
+            self._seating.vacate(KernelMoved("the kernel has started"))
+        self._enter()
         if self._wires and self._wires.holds:  # more has come meanwhile than can be held
             self._keep_up()
 
@@ -121,10 +137,15 @@ class AttachedKernel:
     async def take_seat(self, resume: Resume, *, own: bool = False) -> Seat:
         """Return the seat of a client; an older connection of the same client loses it. `own`: it is the server's.
 
-        Waits until the kernel is attached. Raises KernelGone or KernelMoved.
+        Waits until the kernel is attached, or there is something to say meanwhile. Raises KernelGone or KernelMoved.
         """
-        await self.attached()
-        return self._seating.take(resume, self._way, own=own)
+        await (self._attached if own else self._doors).wait()
+        if self._closed:
+            raise self._closed
+        seat = self._seating.take(resume, self._way, own=own)
+        if self._why_waiting and not self._attached.is_set():
+            self.tell(self._why_waiting, None, seat.client)
+        return seat
 
     async def attached(self) -> None:
         """Return when messages can be sent to the kernel; raise KernelGone or KernelMoved when they never can."""
@@ -286,7 +307,7 @@ class AttachedKernel:
         self._cut()
         self.act(self.life.exited(reason, time.monotonic()))
         if self.life.phase == "dead":
-            self._attached.set()
+            self._enter()
 
     def restarting(self, reason: str) -> None:
         """A restart was asked for; until `attach_new` clients wait."""
@@ -298,7 +319,7 @@ class AttachedKernel:
         """The kernel could not be started (again)."""
         self._cut()
         self.act(self.life.gave_up(reason))
-        self._attached.set()
+        self._enter()
 
     def moved(self, why: str) -> None:
         """Another worker has connected to the kernel: pass on what came until now, and let the clients follow.
@@ -319,11 +340,12 @@ class AttachedKernel:
     def _close(self, error: Exception) -> None:
         self._cut()
         self._closed = error
-        self._attached.set()
+        self._enter()
         self._seating.close(error)
 
     def _cut(self) -> None:
         self._attached.clear()
+        self._doors.clear()
         if self._wires:
             self._wires.close()
             self._wires = None

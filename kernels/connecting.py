@@ -28,6 +28,23 @@ class Connecting:
     context: zmq.Context[Any]
     options: HouseOptions
 
+    async def awaited(self, tenant: Tenant, epoch: int, boot: str, *, running: bool) -> tuple[KernelRecord, bool]:
+        """The record once there is a process, and whether another owner may be connected to that (`running`).
+
+        While the kernel waits for room on the host, its clients read that it does.
+        """
+        kernel_id = tenant.record.kernel_id
+        record = await (self.nursery.get if running else self.nursery.settled)(kernel_id)
+        if running and record.state == "waiting":
+            await self.nursery.claim(kernel_id, epoch, boot)  # the owner before us has nothing to finish: it lets go
+            running = False
+        while record.state == "waiting":
+            if place := await self.nursery.place(kernel_id):
+                tenant.kernel.waits(f"The machine is busy starting other kernels; yours is number {place}.")
+            record = await self.nursery.settled(kernel_id)
+        tenant.record = record
+        return record, running
+
     async def connect(
         self, tenant: Tenant, record: KernelRecord, epoch: int, boot: str, *, running: bool, claimed: bool
     ) -> None:

@@ -153,7 +153,9 @@ class House:
             async with tenant.lock:
                 with suppress(BadRequest):
                     await self._nursery.bid_farewell(tenant.record.user, kernel_id, farewell)
-                await tenant.manager.shutdown_kernel()
+                if tenant.record.state != "waiting":  # there is no process to be asked
+                    await tenant.manager.shutdown_kernel()
+                tenant.manager.let_go()
                 await self._nursery.end(kernel_id, reason)
         finally:
             self._in_hand.discard(kernel_id)
@@ -246,7 +248,7 @@ class House:
         tenant.record = record
         if record.exit and tenant.exit_told < record.incarnation:
             tenant.exit_told = record.incarnation
-            tenant.kernel.process_exited(f"The kernel ended: {record.exit.reason}.")
+            tenant.kernel.process_exited(record.exit.sentence)
 
     # -- following ------------------------------------------------------------------------------------------------
 
@@ -313,7 +315,7 @@ class House:
             return
         manager.recorder_mib, manager.bounds = self._options.recorder_mib, self._options.bounds  # for its restarts
         kernel = self._kernel(record.kernel_id, record.user)
-        if record.exit is None:
+        if record.state == "running":
             kernel.life.adopted(time.monotonic())
             kernel.untold = record.farewell if record.recorder else ""  # others do not say whom they have served
         tenant = self._tenants[record.kernel_id] = Tenant(kernel, manager, record)
@@ -349,7 +351,7 @@ class House:
         kernel, kernel_id = tenant.kernel, tenant.record.kernel_id
         epoch, boot = self._claim_for(tenant)
         try:
-            record = await (self._nursery.get if running else self._nursery.settled)(kernel_id)
+            record, running = await self._connecting.awaited(tenant, epoch, boot, running=running)
             # Its first start has claimed it, and there is no owner before us, who would have to let go.
             claimed = not running and record.incarnation == 1 and record.is_held_by(epoch, boot)
             if record.exit:
@@ -378,6 +380,8 @@ class House:
         async with tenant.lock:
             if self._tenants.get(tenant.record.kernel_id) is not tenant:
                 raise UnknownKernel(tenant.record.kernel_id)
+            if tenant.record.state == "waiting":
+                return  # it starts as soon as it can
             if told:
                 tenant.kernel.restarting(told)
             tenant.manager.farewell = tenant.kernel.untold

@@ -25,6 +25,7 @@ from kernels.confine.child import Fitting
 from kernels.confine.options import Room
 from kernels.confine.warden import Warden
 from kernels.errors import ClaimRefused, KernelStuck, SpawnRefused, TooManyKernels, UnknownKernel
+from kernels.nursery_starts import Starts
 from kernels.nursery_ward import (
     KILL_S,
     Ward,
@@ -44,6 +45,9 @@ EARLY_S = 30.0
 
 BOUND_S = 5.0
 """How long a worker waits to be told that a kernel has its sockets. Then it finds out for itself."""
+
+STILL_WAITS_S = 2.0
+"""How long a worker waits to be told that a kernel which waits has begun, before it tells that kernel's clients so."""
 
 SWEEP_AGE_S = 60.0
 
@@ -68,6 +72,7 @@ class Kernels:
         self._warden = warden
         self._on_exit = on_exit
         self._wards: dict[str, Ward] = {}
+        self._starts = Starts(self._wards.values, self._begin, self._not_begun)
         self.oom = OomKills()
 
     def recover(self) -> None:
@@ -76,6 +81,8 @@ class Kernels:
             ward = self._wards[record.kernel_id] = Ward(record)
             if record.state == "running":
                 self._rewatch(ward)
+            elif record.state == "waiting":  # its environment and command were in the memory of that nursery alone
+                self._not_begun(ward, "The machine was started anew, or its nursery, before this kernel was.")
             ward.settled.set()
         for ward in self._wards.values():
             self._seal(ward, FIRST_SEAL_S)
@@ -104,7 +111,15 @@ class Kernels:
         nursery_disk.check_directory(order, self._folder)
         if ward is None:
             self._check_share(order)
+        never_ran = ward is None or not ward.record.pid
+        if never_ran and self._starts.must_wait(order.bounds):
+            return self._have_wait(order, ward.record if ward else None)
         return self._launch(order, ward.record if ward else None)
+
+    def place(self, kernel_id: str) -> int:
+        """Which one it is of those that wait to be started; 0: it does not. Raises UnknownKernel."""
+        self._ward(kernel_id)
+        return self._starts.place(kernel_id)
 
     def _check_share(self, order: SpawnOrder) -> None:
         """Every start passes here, one after the other, whoever is (or believes to be) the user's owner: it is exact.
@@ -142,10 +157,12 @@ class Kernels:
     async def settled(self, kernel_id: str) -> KernelRecord:
         """The record once a forked kernel has its sockets or has ended; at once for all others, and after BOUND_S.
 
-        Raises UnknownKernel.
+        Of one that waits to be started after STILL_WAITS_S, if it still does. Raises UnknownKernel.
         """
         ward = self._ward(kernel_id)
         with contextlib.suppress(TimeoutError):
+            if ward.record.state == "waiting":
+                await asyncio.wait_for(ward.begun.wait(), STILL_WAITS_S)
             await asyncio.wait_for(ward.settled.wait(), BOUND_S)
         return ward.record
 
@@ -157,6 +174,8 @@ class Kernels:
         ward = self._wards.get(kernel_id)
         if ward is not None:
             ward.ending = ward.ending or reason
+            self._starts.leave(kernel_id)
+            ward.begun.set()
             await self._kill(ward)
         await nursery_disk.removed(self._folder / kernel_id)
         if self._wards.get(kernel_id) is ward:
@@ -210,7 +229,10 @@ class Kernels:
         except (SpawnRefused, OSError) as error:
             self._forget_attempt(order, before)
             raise SpawnRefused(str(error)) from error
-        ward = self._wards[order.kernel_id] = Ward(fresh[0], born=time.monotonic())
+        known = self._wards.get(order.kernel_id)
+        ward = known if known and known.record.state == "waiting" else Ward(fresh[0])
+        ward.record, ward.born = fresh[0], time.monotonic()
+        self._wards[order.kernel_id] = ward
         self._watch(ward, os.pidfd_open(ward.record.pid))  # a child that is not waited for keeps its pid
         if wire:
             asyncio.get_running_loop().add_reader(wire, self._settle, ward, wire)
@@ -218,6 +240,26 @@ class Kernels:
             ward.settled.set()
         self._seal_later(ward, FIRST_SEAL_S)
         return ward.record
+
+    def _have_wait(self, order: SpawnOrder, before: KernelRecord | None) -> KernelRecord:
+        record = replace(first_record(order, before, 0, 0), state="waiting")
+        nursery_disk.save(record)
+        ward = self._wards[order.kernel_id] = Ward(record)
+        self._starts.wait(ward, order)
+        return record
+
+    def _begin(self, ward: Ward, order: SpawnOrder) -> None:
+        try:
+            self._launch(order, ward.record)
+        except SpawnRefused as error:
+            self._not_begun(ward, f"The kernel could not be started: {error}.")
+        ward.begun.set()
+
+    def _not_begun(self, ward: Ward, sentence: str) -> None:
+        self._keep(ward, replace(ward.record, state="exited", exit=Exit(None, None, sentence)))
+        for event in (ward.begun, ward.settled, ward.exited):
+            event.set()
+        self._on_exit(ward.record)
 
     def _launch_warm(
         self, order: SpawnOrder, room: Room | None, log_fd: int, keep: Callable[[int, int], None]
@@ -239,6 +281,7 @@ class Kernels:
                 ward.record = replace(ward.record, bound=True)
                 self._seal(ward, FIRST_SEAL_S, again=False)
                 ward.settled.set()
+                self._starts.room_made()
 
     def _confining(self, room: Room | None) -> Callable[[], None] | None:
         """What a child does before it execs."""
@@ -313,6 +356,7 @@ class Kernels:
         ward.group_left = True
         ward.emptying = asyncio.create_task(self._see_empty(ward))
         ward.exited.set()
+        self._starts.room_made()
         self._on_exit(ward.record)
 
     def _told(self, ward: Ward, status: int | None) -> Exit:

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from kernels import processes
+from kernels.confine import folders
 from kernels.errors import KernelStuck, SpawnRefused
 from kernels.records import KernelRecord, SpawnOrder, now_utc
 
@@ -18,6 +19,9 @@ KILL_S = 4.0
 """How long a killed process may take to be gone. Our figure: only one waiting for a dead disk takes long."""
 
 GROUP_PAUSE_S = 0.01
+
+COLD_S = 10.0
+"""How long a kernel that was exec'd may take until it has its sockets, before it is taken for what it is."""
 
 
 @dataclass(slots=True)
@@ -32,7 +36,19 @@ class Ward:
     exited: asyncio.Event = field(default_factory=asyncio.Event)
     group_left: bool = False
     emptying: asyncio.Task[None] | None = None
+    begun: asyncio.Event = field(default_factory=asyncio.Event)  # it waits no more for its start
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # no more will be heard of how it starts
+
+    def is_coming(self) -> bool:
+        """Whether it was started and has not come to its own: then it needs the processor, and more memory soon.
+
+        One that was exec'd says nothing: it is looked for its last socket, and not for long.
+        """
+        if not self.settled.is_set():
+            return True
+        if not self.record.recorder or self.record.warm or time.monotonic() - self.born > COLD_S:
+            return False
+        return not (self.record.directory / "s" / folders.SOCKETS[-1]).exists()
 
 
 async def group_gone(group: int) -> None:

@@ -11,4 +11,9 @@ from server.settings import Settings
 
 def bounds_of(settings: Settings) -> Bounds:
     """What each order for a kernel says."""
-    return Bounds(user_kernels=settings.user_kernels)
+    return Bounds(
+        user_kernels=settings.user_kernels,
+        host_kernels=settings.host_kernels,
+        free_mib=settings.free_memory_mib,
+        wait_s=settings.start_wait_s,
+    )

@@ -201,6 +201,24 @@ class Settings:
         parsers.whole(0, 10_000),
         "kernels that a user may have at once, those that have died and were not shut down too; `0` for no limit",
     )
+    host_kernels: int = _setting(
+        "KERNELRING_HOST_KERNELS",
+        "0",
+        parsers.whole(0, 100_000),
+        "kernels that may run on this machine; further ones wait. `0`: as many as there is memory for",
+    )
+    free_memory_mib: int = _setting(
+        "KERNELRING_FREE_MEMORY_MIB",
+        "256",
+        parsers.whole(0, 1_048_576),
+        "MiB that must be free, on the machine and in its container, for a kernel to start; else it waits",
+    )
+    start_wait_s: int = _setting(
+        "KERNELRING_START_WAIT_S",
+        "300",
+        parsers.whole(1, 86_400),
+        "seconds that a kernel may wait for such room; then its user is told that there is none",
+    )
     kernel_memory_mib: int = _setting(
         "KERNELRING_KERNEL_MEMORY_MIB",
         "1024",
