@@ -391,4 +391,8 @@ class House:
             except (KernelsError, RuntimeError) as error:
                 tenant.kernel.gave_up(f"The kernel could not be started again: {error}.")
                 return
-        await self._bring_up(tenant)
+        bring_up = self._bring_up(tenant)
+        if tenant.record.state == "waiting":  # for longer than a request may take
+            self._chores.begin(bring_up, "bring_up")
+        else:
+            await bring_up
