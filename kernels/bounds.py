@@ -15,12 +15,15 @@ from kernels.errors import BadRequest
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """0 is no bound. `user_kernels`: how many kernels a user may have. Of the host: `host_kernels` may run,
-    `free_mib` must be left when one starts, and `wait_s` is how long one waits for that."""
+    `free_mib` must be left when one starts, and `wait_s` is how long one waits for that. Of each process:
+    `nice` as in nice(2), `cpu_s` of the processor."""
 
     user_kernels: int = 0
     host_kernels: int = 0
     free_mib: int = 0
     wait_s: int = 0
+    nice: int = 0
+    cpu_s: int = 0
 
     @classmethod
     def from_json(cls, source: object) -> Self:

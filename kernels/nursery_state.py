@@ -25,6 +25,7 @@ from kernels.confine.child import Fitting
 from kernels.confine.options import Room
 from kernels.confine.warden import Warden
 from kernels.errors import ClaimRefused, KernelStuck, SpawnRefused, TooManyKernels, UnknownKernel
+from kernels.nursery_ends import how_it_ended
 from kernels.nursery_starts import Starts
 from kernels.nursery_ward import (
     KILL_S,
@@ -39,9 +40,6 @@ from kernels.nursery_zygote import Nest, NoSpare
 from kernels.oom import OomKills
 from kernels.records import Exit, KernelRecord, SpawnOrder, checked_notes
 from kernels.zygote_wire import BOUND
-
-EARLY_S = 30.0
-"""A kernel that ends by itself within this time has its last words told in the reason."""
 
 BOUND_S = 5.0
 """How long a worker waits to be told that a kernel has its sockets. Then it finds out for itself."""
@@ -231,7 +229,7 @@ class Kernels:
             raise SpawnRefused(str(error)) from error
         known = self._wards.get(order.kernel_id)
         ward = known if known and known.record.state == "waiting" else Ward(fresh[0])
-        ward.record, ward.born = fresh[0], time.monotonic()
+        ward.record, ward.born, ward.bounds = fresh[0], time.monotonic(), order.bounds
         self._wards[order.kernel_id] = ward
         self._watch(ward, os.pidfd_open(ward.record.pid))  # a child that is not waited for keeps its pid
         if wire:
@@ -349,7 +347,9 @@ class Kernels:
         pid = ward.record.pid
         # Before waiting for it: as a zombie it still holds its pid, so the group cannot be another's.
         processes.kill_group(pid)
-        found = self._told(ward, wait_status(pid, ward.record.pid_started))
+        memory_mib = self._warden.memory_mib if self._warden else 0
+        status, for_memory = wait_status(pid, ward.record.pid_started), self.oom.lately()
+        found = how_it_ended(ward, status, for_memory=for_memory, memory_mib=memory_mib)
         self._keep(ward, replace(ward.record, state="exited", exit=found))
         self._leave(ward.record)
         ward.settled.set()
@@ -358,16 +358,6 @@ class Kernels:
         ward.exited.set()
         self._starts.room_made()
         self._on_exit(ward.record)
-
-    def _told(self, ward: Ward, status: int | None) -> Exit:
-        found = Exit.of_status(status, for_memory=self.oom.lately())
-        if ward.ending:
-            return replace(found, reason=f"ended: {ward.ending}")
-        if ward.born and time.monotonic() - ward.born < EARLY_S and found.code != 0:
-            words = bounded_log.tail(ward.record.directory / nursery_disk.LOG)
-            if words:
-                return replace(found, reason=f"{found.reason}; its last words were:\n{words}")
-        return found
 
     async def _kill(self, ward: Ward) -> None:
         if ward.pidfd >= 0:

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from kernels import processes
+from kernels.bounds import UNBOUNDED, Bounds
 from kernels.confine import folders
 from kernels.errors import KernelStuck, SpawnRefused
 from kernels.records import KernelRecord, SpawnOrder, now_utc
@@ -32,6 +33,7 @@ class Ward:
     record: KernelRecord
     pidfd: int = -1
     born: float = 0.0
+    bounds: Bounds = UNBOUNDED  # of what an earlier nursery has started they are not known
     ending: str = ""
     exited: asyncio.Event = field(default_factory=asyncio.Event)
     group_left: bool = False

@@ -16,4 +16,6 @@ def bounds_of(settings: Settings) -> Bounds:
         host_kernels=settings.host_kernels,
         free_mib=settings.free_memory_mib,
         wait_s=settings.start_wait_s,
+        nice=settings.kernel_nice,
+        cpu_s=round(settings.kernel_cpu_hours * 3600),
     )

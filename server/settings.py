@@ -225,6 +225,18 @@ class Settings:
         parsers.whole(128, 1_048_576),
         "MiB of memory that a confined kernel, and each process that it starts, may have",
     )
+    kernel_cpu_hours: float = _setting(
+        "KERNELRING_KERNEL_CPU_HOURS",
+        "0",
+        parsers.number(0, 10_000),
+        "hours of processor time that a kernel, and each process that it starts, may use; `0` for no limit",
+    )
+    kernel_nice: int = _setting(
+        "KERNELRING_KERNEL_NICE",
+        "5",
+        parsers.whole(0, 19),
+        "by how much kernels come after the server when both want the processor, as in nice(1)",
+    )
     user_processes: int = _setting(
         "KERNELRING_USER_PROCESSES",
         "512",
