@@ -31,7 +31,6 @@ from kernels.errors import (
     UnknownKernel,
 )
 from kernels.house_rules import HouseOptions, Rule
-from kernels.kernel_manager import NurseryKernelManager
 from kernels.nursery_client import ClaimLost, ClaimWanted, Event, KernelExited, NurseryBack, NurseryClient
 from kernels.records import KernelRecord, checked_kernel_id, checked_notes
 from kernels.tenant import Tenant
@@ -47,7 +46,6 @@ class House:
 
     def __init__(self, nursery: NurseryClient, context: zmq.Context[Any], rule: Rule, options: HouseOptions) -> None:
         self._nursery = nursery
-        self._context = context
         self._connecting = Connecting(nursery, context, options)
         self._rule = rule
         self._options = options
@@ -103,15 +101,7 @@ class House:
         elsewhere = await self._user_of(kernel_id) is not None
         if elsewhere or kernel_id in self._tenants or kernel_id in self._in_hand:
             raise DuplicateKernel(kernel_id)
-        manager = NurseryKernelManager(
-            kernel_id=kernel_id,
-            kernel_name=kernel_name,
-            directory=self._options.kernels_dir / kernel_id,
-            user=user,
-            nursery=self._nursery,
-            zmq_context=self._context,
-        )
-        manager.recorder_mib, manager.bounds = self._options.recorder_mib, self._options.bounds
+        manager = self._connecting.manager(user, kernel_id, kernel_name)
         manager.claim = self._rule.claim() if self._rule.owns(user) else (0, "")
         manager.notes = checked_notes(notes)
         self._in_hand.add(kernel_id)
@@ -309,11 +299,10 @@ class House:
     async def _adopt(self, record: KernelRecord) -> None:
         """Register a running kernel as ours; claiming and connecting go on behind, and clients wait at their seats."""
         try:
-            manager = await NurseryKernelManager.adopt(record, self._nursery, self._context)
+            manager = await self._connecting.adopted(record)
         except (KernelsError, NoSuchKernel) as error:
             log.warning("kernel_not_adopted", kernel=record.kernel_id, user=record.user, why=str(error))
             return
-        manager.recorder_mib, manager.bounds = self._options.recorder_mib, self._options.bounds  # for its restarts
         kernel = self._kernel(record.kernel_id, record.user)
         if record.state == "running":
             kernel.life.adopted(time.monotonic())
@@ -342,7 +331,10 @@ class House:
             self._behind = max(self._behind, error.epoch)
 
     def _kernel(self, kernel_id: str, user: str) -> AttachedKernel:
-        return AttachedKernel(kernel_id, user, self._options.backlog_bytes, self._restart_by_itself)
+        options = self._options
+        return AttachedKernel(
+            kernel_id, user, options.backlog_bytes, self._restart_by_itself, options.cell_s, self._stop_cell
+        )
 
     # -- starting -------------------------------------------------------------------------------------------------
 
@@ -375,6 +367,11 @@ class House:
         tenant = self._tenants.get(kernel.kernel_id)
         if tenant:
             self._chores.begin(self._restart(tenant, None, now=True), "restart")
+
+    def _stop_cell(self, kernel: AttachedKernel, sentence: str) -> None:
+        if tenant := self._tenants.get(kernel.kernel_id):
+            ends = self._restart(tenant, sentence, now=True) if sentence else self.interrupt(tenant)
+            self._chores.begin(ends, "stop_cell")
 
     async def _restart(self, tenant: Tenant, told: str | None, *, now: bool) -> None:
         async with tenant.lock:

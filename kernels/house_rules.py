@@ -23,7 +23,7 @@ class Rule(Protocol):
 class HouseOptions:
     """Bounds. `backlog_bytes` per kernel here, `recorder_mib` in each Python kernel itself.
 
-    `start_timeout_s`: from spawn to the first answer.
+    `start_timeout_s`: from spawn to the first answer. `cell_s`: how long a cell may run; 0 for as long as it likes.
     """
 
     kernels_dir: Path
@@ -31,3 +31,4 @@ class HouseOptions:
     start_timeout_s: float
     recorder_mib: float
     bounds: Bounds = UNBOUNDED
+    cell_s: float = 0.0

@@ -144,6 +144,7 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
         settings.kernel_start_s,
         settings.recorder_mib,
         bounds_of(settings),
+        settings.cell_minutes * 60,
     )
     house = House(nursery, context, ownership, options)
     app[app_keys.MEMBERSHIP], app[app_keys.OWNERSHIP], app[app_keys.PEERS] = membership, ownership, peers

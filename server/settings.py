@@ -201,6 +201,12 @@ class Settings:
         parsers.whole(0, 10_000),
         "kernels that a user may have at once, those that have died and were not shut down too; `0` for no limit",
     )
+    cell_minutes: float = _setting(
+        "KERNELRING_CELL_MINUTES",
+        "0",
+        parsers.number(0, 100_000),
+        "minutes that a cell may run, waiting for `input()` included; then it is interrupted. `0` for no limit",
+    )
     host_kernels: int = _setting(
         "KERNELRING_HOST_KERNELS",
         "0",
