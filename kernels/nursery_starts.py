@@ -101,7 +101,7 @@ class Starts:
                 self._give_up(ward, f"This machine had no room for another kernel in {order.bounds.wait_s} s.")
 
     def _has_room(self, bounds: Bounds) -> bool:
-        running = [ward for ward in self._wards() if ward.pidfd >= 0]
+        running = [ward for ward in self._wards() if ward.has_a_place()]
         coming = sum(ward.is_coming() for ward in running)
         if coming >= AT_ONCE or 0 < bounds.host_kernels <= len(running):
             return False

@@ -80,7 +80,7 @@ class Kernels:
             if record.state == "running":
                 self._rewatch(ward)
             elif record.state == "waiting":  # its environment and command were in the memory of that nursery alone
-                self._not_begun(ward, "The machine was started anew, or its nursery, before this kernel was.")
+                self._not_begun(ward, "This kernel was not started: what starts kernels here was itself started anew.")
             ward.settled.set()
         for ward in self._wards.values():
             self._seal(ward, FIRST_SEAL_S)
@@ -343,7 +343,7 @@ class Kernels:
             return
         asyncio.get_running_loop().remove_reader(ward.pidfd)
         os.close(ward.pidfd)
-        ward.pidfd = -1
+        ward.pidfd, ward.ended = -1, time.monotonic()
         pid = ward.record.pid
         # Before waiting for it: as a zombie it still holds its pid, so the group cannot be another's.
         processes.kill_group(pid)

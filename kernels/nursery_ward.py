@@ -21,6 +21,9 @@ KILL_S = 4.0
 
 GROUP_PAUSE_S = 0.01
 
+AGAIN_S = 2.0
+"""How soon a kernel is started again that has ended by itself, or whose restart was asked for."""
+
 COLD_S = 10.0
 """How long a kernel that was exec'd may take until it has its sockets, before it is taken for what it is."""
 
@@ -35,11 +38,19 @@ class Ward:
     born: float = 0.0
     bounds: Bounds = UNBOUNDED  # of what an earlier nursery has started they are not known
     ending: str = ""
+    ended: float = 0.0
     exited: asyncio.Event = field(default_factory=asyncio.Event)
     group_left: bool = False
     emptying: asyncio.Task[None] | None = None
     begun: asyncio.Event = field(default_factory=asyncio.Event)  # it waits no more for its start
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # no more will be heard of how it starts
+
+    def has_a_place(self) -> bool:
+        """Whether it is one of the host's kernels: it runs, or has just ended and may be about to be started again.
+
+        Without the latter a kernel that waits would take the place of one that is restarted, and both would run.
+        """
+        return self.pidfd >= 0 or (not self.ending and time.monotonic() - self.ended < AGAIN_S and self.ended > 0)
 
     def is_coming(self) -> bool:
         """Whether it was started and has not come to its own: then it needs the processor, and more memory soon.

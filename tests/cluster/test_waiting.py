@@ -89,6 +89,24 @@ async def test_who_waits_too_long_is_told_why_and_may_start_again(new_stack: New
         assert await ann.delete() == 204
 
 
+async def test_a_restart_keeps_its_place_and_a_new_nursery_says_what_it_cannot_start(new_stack: NewStack) -> None:
+    stack = new_stack(workers=2, settings={"KERNELRING_HOST_KERNELS": "1"})
+    async with Student(stack.url, stack.token("ann")) as ann, Student(stack.url, stack.token("bob")) as bob:
+        for student in (ann, bob):
+            await student.start()
+            await student.open()
+        await heard(bob, WORDS.format(1))
+        assert (await ann.call("POST", f"/api/kernels/{ann.kernel_id}/restart"))[0] == 200
+        assert (await ann.run("print(1)")).text == "1\n"
+        assert records(stack)[bob.kernel_id].state == "waiting"
+        os.kill(int(stack.nursery()["pid"]), signal.SIGKILL)
+        await heard(bob, "This kernel was not started: what starts kernels here was itself started anew.")
+        assert (await ann.run("print(2)")).text == "2\n"
+        assert await ann.delete() == 204
+        assert (await bob.call("POST", f"/api/kernels/{bob.kernel_id}/restart"))[0] == 200
+        assert (await bob.run("print(3)")).text == "3\n"
+
+
 async def test_many_at_once_all_start(new_stack: NewStack) -> None:
     """More than may be on their way at once: nobody is refused, each answers."""
     stack = new_stack(workers=2)
