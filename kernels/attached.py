@@ -12,15 +12,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
 import structlog
 import zmq
 
-from kernels import activity, framing
+from kernels import activity, framing, words
 from kernels.adoption import Adoption, AlreadyHeard, Skipped
 from kernels.backlog import Backlog
+from kernels.cell_clock import CellClock
 from kernels.endings import Endings
 from kernels.errors import KernelGone, KernelMoved, KernelsError, PortLost
 from kernels.framing import Number
@@ -39,7 +41,13 @@ class AttachedKernel:
     """A running kernel that this worker owns. Create, then `attach`; `release` when somebody else owns it."""
 
     def __init__(
-        self, kernel_id: str, user: str, backlog_bytes: int, on_restart: Callable[[AttachedKernel], None]
+        self,
+        kernel_id: str,
+        user: str,
+        backlog_bytes: int,
+        on_restart: Callable[[AttachedKernel], None],
+        cell_s: float = 0.0,
+        stop_cell: Callable[[AttachedKernel, str], None] = lambda _, __: None,
     ) -> None:
         self.kernel_id = kernel_id
         self.user = user
@@ -49,10 +57,13 @@ class AttachedKernel:
         self._on_restart = on_restart
         self._seating = Seating(self, self._backlog, self.life)
         self._endings = Endings(self._keep_up)
+        self._clock = CellClock(cell_s, self.say, partial(stop_cell, self))
         self._catching: asyncio.Task[None] | None = None
         self._wires: Wires | None = None
         self._way: Adoption | None = None
         self._attached = asyncio.Event()
+        self._doors = asyncio.Event()  # clients may come in: it is attached, or there are words for those who wait
+        self._why_waiting = ""
         self._closed: Exception | None = None
         self._unsettled = Unsettled()
         self._overrun = False  # whether clients were told that the kernel can be given no more
@@ -81,7 +92,8 @@ class AttachedKernel:
         wires = self._wire(context, info, way)
         await way.join(wires, self._may_connect, running=True)
         self.life.adopted(time.monotonic())
-        wires.probe("shell", self.life.probe_answered)
+        self._clock.adopted()
+        wires.probe("shell", self._probe_answered)
         self._open()
 
     def _wire(self, context: zmq.Context[Any], info: dict[str, Any], way: Adoption) -> Wires:
@@ -97,9 +109,27 @@ class AttachedKernel:
         if self.held_back:  # while we waited for the kernel another worker asked for it: it must not find us after it
             raise KernelMoved("another worker is taking the kernel")
 
+    def _probe_answered(self) -> None:
+        self.life.probe_answered()
+        self._clock.known()
+
+    def waits(self, why: str) -> None:
+        """There is no process yet, and `why` is said: clients may come in to read that, and what they send waits."""
+        if why != self._why_waiting and not self._closed:
+            self._why_waiting = why
+            self._doors.set()
+            self.tell(why, None, None)
+
+    def _enter(self) -> None:
+        self._attached.set()
+        self._doors.set()
+
     def _open(self) -> None:
         self._seating.open_since = datetime.now(UTC)
-        self._attached.set()
+        if self._why_waiting:  # the places of those who waited know nothing of this process: they take new ones
+            self._why_waiting = ""
+            self._seating.vacate(KernelMoved("the kernel has started"))
+        self._enter()
         if self._wires and self._wires.holds:  # more has come meanwhile than can be held
             self._keep_up()
 
@@ -122,10 +152,15 @@ class AttachedKernel:
     async def take_seat(self, resume: Resume, *, own: bool = False) -> Seat:
         """Return the seat of a client; an older connection of the same client loses it. `own`: it is the server's.
 
-        Waits until the kernel is attached. Raises KernelGone or KernelMoved.
+        Waits until the kernel is attached, or there is something to say meanwhile. Raises KernelGone or KernelMoved.
         """
-        await self.attached()
-        return self._seating.take(resume, self._way, own=own)
+        await (self._attached if own else self._doors).wait()
+        if self._closed:
+            raise self._closed
+        seat = self._seating.take(resume, self._way, own=own)
+        if self._why_waiting and not self._attached.is_set():
+            self.tell(self._why_waiting, None, seat.client)
+        return seat
 
     async def attached(self) -> None:
         """Return when messages can be sent to the kernel; raise KernelGone or KernelMoved when they never can."""
@@ -161,8 +196,7 @@ class AttachedKernel:
         if is_request:
             self.fail(request, OVERRUN)
         elif not self._overrun:
-            told = {"name": "stderr", "text": f"[kernelring] {OVERRUN}\n"}
-            self.say("iopub", "stream", told, request.header, request.client)
+            self.say("iopub", "stream", words.in_words(OVERRUN), request.header, request.client)
         if not self._overrun:
             self._overrun = True
             log.warning("kernel_overrun", kernel=self.kernel_id, user=self.user)
@@ -251,8 +285,7 @@ class AttachedKernel:
             log.info("caught_up", kernel=self.kernel_id, user=self.user, after=before, until=way.last)
 
     def _tell_missed(self, missed: int) -> None:
-        text = f"[kernelring] {missed} messages of output are missing here: the kernel printed more than is kept.\n"
-        self.say("iopub", "stream", {"name": "stderr", "text": text}, {}, None)
+        self.tell(f"{missed} messages of output are missing here: the kernel printed more than is kept.", None, None)
 
     def _keep_for_asker(self, frame: bytes, asked: str, parent: bytes) -> None:
         """It was asked through an owner before us: kept until that client takes its seat here, if it has none yet."""
@@ -271,6 +304,7 @@ class AttachedKernel:
             self._heard_of(parent)
             if state == "idle":
                 self._endings.idle(parent)
+            self._clock.heard(state, parts[0], parts[1])
         if said := activity.said_at(parts[0], parts[1], datetime.now(UTC)):
             self.last_activity = max(self.last_activity, said)
 
@@ -291,7 +325,7 @@ class AttachedKernel:
         self._cut()
         self.act(self.life.exited(reason, time.monotonic()))
         if self.life.phase == "dead":
-            self._attached.set()
+            self._enter()
 
     def restarting(self, reason: str) -> None:
         """A restart was asked for; until `attach_new` clients wait."""
@@ -303,7 +337,7 @@ class AttachedKernel:
         """The kernel could not be started (again)."""
         self._cut()
         self.act(self.life.gave_up(reason))
-        self._attached.set()
+        self._enter()
 
     def moved(self, why: str) -> None:
         """Another worker has connected to the kernel: pass on what came until now, and let the clients follow.
@@ -342,15 +376,17 @@ class AttachedKernel:
     def _close(self, error: Exception) -> None:
         self._cut()
         self._closed = error
-        self._attached.set()
+        self._enter()
         self._seating.close(error)
 
     def _cut(self) -> None:
         self._attached.clear()
+        self._doors.clear()
         if self._wires:
             self._wires.close()
             self._wires = None
         self._endings.forget()
+        self._clock.clear()
         self._unsettled, self._overrun = Unsettled(), False
 
     # -- the machine's orders ---------------------------------------------------------------------------------------
@@ -371,19 +407,14 @@ class AttachedKernel:
 
     def tell(self, reason: str, state: str | None, to: str | None) -> None:
         """Say in words, which belong to no cell, what has become of the kernel; and its state."""
-        self.say("iopub", "stream", {"name": "stderr", "text": f"[kernelring] {reason}\n"}, {}, to)
+        self.say("iopub", "stream", words.in_words(reason), {}, to)
         if state:
             self.say("iopub", "status", {"execution_state": state}, {}, to)
 
     def fail(self, request: Request, reason: str) -> None:
         """Answer a request with an error, in the place of the kernel."""
-        error = {"ename": "KernelRequestLost", "evalue": reason, "traceback": [reason]}
-        kind = request.header["msg_type"]
-        if kind == "execute_request":
-            self.say("iopub", "error", error, request.header, None)
-        reply = {"status": "error", "execution_count": None, **error}
-        self.say(request.channel, kind.removesuffix("_request") + "_reply", reply, request.header, request.client)
-        self.say("iopub", "status", {"execution_state": "idle"}, request.header, None)
+        for saying in words.refusal(request, reason):
+            self.say(*saying)
 
     def say(self, channel: str, kind: str, content: dict[str, Any], parent: dict[str, Any], to: str | None) -> None:
         """Put a message of the server's own into the backlog."""

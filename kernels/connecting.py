@@ -13,6 +13,7 @@ import zmq
 
 from kernels.adoption import Unrecorded
 from kernels.house_rules import HouseOptions
+from kernels.kernel_manager import NurseryKernelManager
 from kernels.nursery_client import NurseryClient
 from kernels.recorded import Recorded
 from kernels.records import KernelRecord
@@ -27,6 +28,43 @@ class Connecting:
     nursery: NurseryClient
     context: zmq.Context[Any]
     options: HouseOptions
+
+    def manager(self, user: str, kernel_id: str, kernel_name: str) -> NurseryKernelManager:
+        """A manager of a kernel that is to be started."""
+        made = NurseryKernelManager(
+            kernel_id=kernel_id,
+            kernel_name=kernel_name,
+            directory=self.options.kernels_dir / kernel_id,
+            user=user,
+            nursery=self.nursery,
+            zmq_context=self.context,
+        )
+        return self._told(made)
+
+    async def adopted(self, record: KernelRecord) -> NurseryKernelManager:
+        """A manager of a kernel that is there. Raises KernelsError, and NoSuchKernel of jupyter_client."""
+        return self._told(await NurseryKernelManager.adopt(record, self.nursery, self.context))
+
+    def _told(self, manager: NurseryKernelManager) -> NurseryKernelManager:
+        manager.recorder_mib, manager.bounds = self.options.recorder_mib, self.options.bounds
+        return manager
+
+    async def awaited(self, tenant: Tenant, epoch: int, boot: str, *, running: bool) -> tuple[KernelRecord, bool]:
+        """The record once there is a process, and whether another owner may be connected to that (`running`).
+
+        While the kernel waits for room on the host, its clients read that it does.
+        """
+        kernel_id = tenant.record.kernel_id
+        record = await (self.nursery.get if running else self.nursery.settled)(kernel_id)
+        if running and record.state == "waiting":
+            await self.nursery.claim(kernel_id, epoch, boot)  # the owner before us has nothing to finish: it lets go
+            running = False
+        while record.state == "waiting":
+            if place := await self.nursery.place(kernel_id):
+                tenant.kernel.waits(f"The machine is busy starting other kernels; yours is number {place}.")
+            record = await self.nursery.settled(kernel_id)
+        tenant.record = record
+        return record, running
 
     async def connect(
         self, tenant: Tenant, record: KernelRecord, epoch: int, boot: str, *, running: bool, claimed: bool

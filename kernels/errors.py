@@ -37,6 +37,10 @@ class SpawnRefused(KernelsError):
         self.reason = reason
 
 
+class TooManyKernels(SpawnRefused):
+    """The user has as many kernels as a user may have; the reason is a sentence for the user."""
+
+
 class ClaimRefused(KernelsError):
     """Somebody else holds the kernel; `epoch` is the highest that claimed it."""
 

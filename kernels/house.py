@@ -32,7 +32,6 @@ from kernels.errors import (
     UnknownKernel,
 )
 from kernels.house_rules import LOST, HouseOptions, Rule
-from kernels.kernel_manager import NurseryKernelManager
 from kernels.nursery_client import ClaimLost, ClaimWanted, Event, KernelExited, NurseryBack, NurseryClient
 from kernels.records import KernelRecord, checked_kernel_id, checked_notes
 from kernels.tenant import Tenant
@@ -48,7 +47,6 @@ class House:
 
     def __init__(self, nursery: NurseryClient, context: zmq.Context[Any], rule: Rule, options: HouseOptions) -> None:
         self._nursery = nursery
-        self._context = context
         self._connecting = Connecting(nursery, context, options)
         self._rule = rule
         self._options = options
@@ -98,21 +96,13 @@ class House:
         """Start a kernel; return when its process exists (it answers a little later; clients wait for that).
 
         Raises DuplicateKernel when the id is taken, NoSuchKernel (jupyter_client) for an unknown kernelspec,
-        SpawnRefused, NurseryUnavailable.
+        TooManyKernels, SpawnRefused, NurseryUnavailable.
         """
         await self._current()
         elsewhere = await self._user_of(kernel_id) is not None
         if elsewhere or kernel_id in self._tenants or kernel_id in self._in_hand:
             raise DuplicateKernel(kernel_id)
-        manager = NurseryKernelManager(
-            kernel_id=kernel_id,
-            kernel_name=kernel_name,
-            directory=self._options.kernels_dir / kernel_id,
-            user=user,
-            nursery=self._nursery,
-            zmq_context=self._context,
-        )
-        manager.recorder_mib = self._options.recorder_mib
+        manager = self._connecting.manager(user, kernel_id, kernel_name)
         manager.claim = self._rule.claim() if self._rule.owns(user) else (0, "")
         manager.notes = checked_notes(notes)
         self._in_hand.add(kernel_id)
@@ -154,7 +144,9 @@ class House:
             async with tenant.lock:
                 with suppress(BadRequest):
                     await self._nursery.bid_farewell(tenant.record.user, kernel_id, farewell)
-                await tenant.manager.shutdown_kernel()
+                if tenant.record.state != "waiting":  # there is no process to be asked
+                    await tenant.manager.shutdown_kernel()
+                tenant.manager.let_go()
                 await self._nursery.end(kernel_id, reason)
         finally:
             self._in_hand.discard(kernel_id)
@@ -252,7 +244,7 @@ class House:
         tenant.record = record
         if record.exit and tenant.exit_told < record.incarnation:
             tenant.exit_told = record.incarnation
-            tenant.kernel.process_exited(f"The kernel ended: {record.exit.reason}.")
+            tenant.kernel.process_exited(record.exit.sentence)
 
     # -- following ------------------------------------------------------------------------------------------------
 
@@ -313,15 +305,14 @@ class House:
     async def _adopt(self, record: KernelRecord) -> None:
         """Register a running kernel as ours; claiming and connecting go on behind, and clients wait at their seats."""
         try:
-            manager = await NurseryKernelManager.adopt(record, self._nursery, self._context)
+            manager = await self._connecting.adopted(record)
             used_at = await asyncio.to_thread(activity.noted, record.directory)
         except (KernelsError, NoSuchKernel) as error:
             log.warning("kernel_not_adopted", kernel=record.kernel_id, user=record.user, why=str(error))
             return
-        manager.recorder_mib = self._options.recorder_mib  # for its restarts
         kernel = self._kernel(record.kernel_id, record.user)
         kernel.last_activity = used_at or kernel.last_activity
-        if record.exit is None:
+        if record.state == "running":
             kernel.life.adopted(time.monotonic())
             kernel.untold = record.farewell if record.recorder else ""  # others do not say whom they have served
         tenant = self._tenants[record.kernel_id] = Tenant(kernel, manager, record)
@@ -348,7 +339,10 @@ class House:
             self._behind = max(self._behind, error.epoch)
 
     def _kernel(self, kernel_id: str, user: str) -> AttachedKernel:
-        return AttachedKernel(kernel_id, user, self._options.backlog_bytes, self._restart_by_itself)
+        options = self._options
+        return AttachedKernel(
+            kernel_id, user, options.backlog_bytes, self._restart_by_itself, options.cell_s, self._stop_cell
+        )
 
     # -- starting -------------------------------------------------------------------------------------------------
 
@@ -357,7 +351,7 @@ class House:
         kernel, kernel_id = tenant.kernel, tenant.record.kernel_id
         epoch, boot = self._claim_for(tenant)
         try:
-            record = await (self._nursery.get if running else self._nursery.settled)(kernel_id)
+            record, running = await self._connecting.awaited(tenant, epoch, boot, running=running)
             # Its first start has claimed it, and there is no owner before us, who would have to let go.
             claimed = not running and record.incarnation == 1 and record.is_held_by(epoch, boot)
             if record.exit:
@@ -382,10 +376,17 @@ class House:
         if tenant:
             self._chores.begin(self._restart(tenant, None, now=True), "restart")
 
+    def _stop_cell(self, kernel: AttachedKernel, sentence: str) -> None:
+        if tenant := self._tenants.get(kernel.kernel_id):
+            ends = self._restart(tenant, sentence, now=True) if sentence else self.interrupt(tenant)
+            self._chores.begin(ends, "stop_cell")
+
     async def _restart(self, tenant: Tenant, told: str | None, *, now: bool) -> None:
         async with tenant.lock:
             if self._tenants.get(tenant.record.kernel_id) is not tenant:
                 raise UnknownKernel(tenant.record.kernel_id)
+            if tenant.record.state == "waiting":
+                return  # it starts as soon as it can
             if told:
                 tenant.kernel.restarting(told)
             tenant.manager.farewell = tenant.kernel.untold
@@ -395,4 +396,8 @@ class House:
             except (KernelsError, RuntimeError) as error:
                 tenant.kernel.gave_up(f"The kernel could not be started again: {error}.")
                 return
-        await self._bring_up(tenant)
+        bring_up = self._bring_up(tenant)
+        if tenant.record.state == "waiting":  # for longer than a request may take
+            self._chores.begin(bring_up, "bring_up")
+        else:
+            await bring_up

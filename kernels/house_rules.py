@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from kernels.bounds import UNBOUNDED, Bounds
+
 LOST: Final = "Variables are lost; your notebooks are on disk."  # as our pages add to a kernel's farewell
 
 
@@ -23,10 +25,12 @@ class Rule(Protocol):
 class HouseOptions:
     """Bounds. `backlog_bytes` per kernel here, `recorder_mib` in each Python kernel itself.
 
-    `start_timeout_s`: from spawn to the first answer.
+    `start_timeout_s`: from spawn to the first answer. `cell_s`: how long a cell may run; 0 for as long as it likes.
     """
 
     kernels_dir: Path
     backlog_bytes: int
     start_timeout_s: float
     recorder_mib: float
+    bounds: Bounds = UNBOUNDED
+    cell_s: float = 0.0

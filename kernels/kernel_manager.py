@@ -20,6 +20,7 @@ import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
+from kernels.bounds import Bounds
 from kernels.errors import KernelsError, SpawnRefused
 from kernels.nursery_client import NurseryClient
 from kernels.nursery_disk import CONNECTION
@@ -54,7 +55,8 @@ class NurseryKernelManager(AsyncKernelManager):
     recorder_mib: float = 4.0
     """How much of its output a Python kernel remembers; its owner may set it before the start. So it may `claim` and
     `notes`: the epoch and boot id under which the kernel is claimed with its first start, and what is kept with it. And
-    before a restart `farewell`, which the next process' record carries (see `KernelRecord`)."""
+    before a restart `farewell`, which the next process' record carries (see `KernelRecord`). `bounds`: what every start
+    may have."""
 
     def __init__(
         self,
@@ -79,6 +81,7 @@ class NurseryKernelManager(AsyncKernelManager):
         self.claim: tuple[int, str] = (0, "")
         self.notes: dict[str, Any] = {}
         self.farewell = ""
+        self.bounds = Bounds()
         super().__init__(
             context=_for_asyncio(zmq_context),
             kernel_name=kernel_name,

@@ -129,8 +129,15 @@ class NurseryClient:
         return await self._record("get", kernel_id=kernel_id)
 
     async def settled(self, kernel_id: str) -> KernelRecord:
-        """As `get`, once a kernel that can say so has said that its sockets are there, or has ended."""
+        """As `get`, once a kernel that can say so has said that its sockets are there, or has ended.
+
+        One that waits for room on this host is told of as "waiting" after two seconds.
+        """
         return await self._record("settled", kernel_id=kernel_id)
+
+    async def place(self, kernel_id: str) -> int:
+        """Which one it is of those that wait to be started; 0: it does not wait. Raises UnknownKernel."""
+        return int((await self._call("place", kernel_id=kernel_id))["place"])
 
     async def signal(self, kernel_id: str, signum: int) -> bool:
         """Signals the kernel's process group. False if it has exited. Raises UnknownKernel."""

@@ -91,6 +91,7 @@ class Desk:
             "list": self._list,
             "get": self._get,
             "settled": self._settled,
+            "place": self._place,
             "signal": self._signal,
             "claim": self._claim,
             "yielded": self._yielded,
@@ -244,6 +245,9 @@ class Desk:
 
     async def _settled(self, visitor: Visitor, request: Answer) -> Answer:
         return {"record": (await self._kernels.settled(_kernel_id(request))).to_json()}
+
+    async def _place(self, visitor: Visitor, request: Answer) -> Answer:
+        return {"place": self._kernels.place(_kernel_id(request))}
 
     async def _signal(self, visitor: Visitor, request: Answer) -> Answer:
         signum = number_of(request, "signum", least=1)

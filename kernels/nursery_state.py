@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,20 @@ from kernels.confine import folders
 from kernels.confine.child import Fitting
 from kernels.confine.options import Room
 from kernels.confine.warden import Warden
-from kernels.errors import ClaimRefused, KernelStuck, SpawnRefused, UnknownKernel
+from kernels.errors import ClaimRefused, KernelStuck, SpawnRefused, TooManyKernels, UnknownKernel
+from kernels.nursery_ends import how_it_ended
+from kernels.nursery_starts import Starts
+from kernels.nursery_ward import Ward, check_owner, check_successor, first_record
 from kernels.nursery_zygote import Nest, NoSpare
 from kernels.oom import OomKills
-from kernels.records import Exit, KernelRecord, SpawnOrder, checked_notes, now_utc
+from kernels.records import Exit, KernelRecord, SpawnOrder, checked_notes
 from kernels.zygote_wire import BOUND
-
-EARLY_S = 30.0
-"""A kernel that ends by itself within this time has its last words told in the reason."""
 
 BOUND_S = 5.0
 """How long a worker waits to be told that a kernel has its sockets. Then it finds out for itself."""
+
+STILL_WAITS_S = 2.0
+"""How long a worker waits to be told that a kernel which waits has begun, before it tells that kernel's clients so."""
 
 RETIRED_S = 15.0
 """How long the owner of a retired kernel may take to end it: jupyter_client gives a kernel 5 s to go by itself."""
@@ -45,22 +48,6 @@ FIRST_SEAL_S, LAST_SEAL_S = 0.05, 30.0
 """When it is looked whether a kernel has all of its sockets: so soon, then after twice that, and so on to a minute."""
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Ward:
-    """A kernel in care. `pidfd` is -1 once it has exited; `emptying` then waits for the rest of its group, and
-    `group_left` says whether there may be one: only as long may its number be asked for."""
-
-    record: KernelRecord
-    pidfd: int = -1
-    born: float = 0.0
-    ending: str = ""
-    exited: asyncio.Event = field(default_factory=asyncio.Event)
-    group_left: bool = False
-    retired: bool = False  # its owner is about to end it: nobody adopts it any more
-    emptying: asyncio.Task[None] | None = None
-    settled: asyncio.Event = field(default_factory=asyncio.Event)  # no more will be heard of how it starts
 
 
 class Kernels:
@@ -78,6 +65,7 @@ class Kernels:
         self._warden = warden
         self._on_exit = on_exit
         self._wards: dict[str, Ward] = {}
+        self._starts = Starts(self._wards.values, self._begin, self._not_begun)
         self.oom = OomKills()
         self._orphans: set[asyncio.Task[None]] = set()  # retired kernels that are ended in their owner's place
 
@@ -87,6 +75,8 @@ class Kernels:
             ward = self._wards[record.kernel_id] = Ward(record)
             if record.state == "running":
                 self._rewatch(ward)
+            elif record.state == "waiting":  # its environment and command were in the memory of that nursery alone
+                self._not_begun(ward, "This kernel was not started: what starts kernels here was itself started anew.")
             ward.settled.set()
         for ward in self._wards.values():
             self._seal(ward, FIRST_SEAL_S)
@@ -116,12 +106,32 @@ class Kernels:
         """
         ward = self._wards.get(order.kernel_id)
         if ward:
-            _check_owner(ward, order)
+            check_owner(ward, order)
             if ward.record.incarnation == order.incarnation:
                 return ward.record
-            _check_successor(ward.record, order)
+            check_successor(ward.record, order)
         nursery_disk.check_directory(order, self._folder)
+        if ward is None:
+            self._check_share(order)
+        never_ran = ward is None or not ward.record.pid
+        if never_ran and self._starts.must_wait(order.bounds):
+            return self._have_wait(order, ward.record if ward else None)
         return self._launch(order, ward.record if ward else None)
+
+    def place(self, kernel_id: str) -> int:
+        """Which one it is of those that wait to be started; 0: it does not. Raises UnknownKernel."""
+        self._ward(kernel_id)
+        return self._starts.place(kernel_id)
+
+    def _check_share(self, order: SpawnOrder) -> None:
+        """Every start passes here, one after the other, whoever is (or believes to be) the user's owner: it is exact.
+
+        Those that have died count, too: their user sees them. Raises TooManyKernels.
+        """
+        mine = sum(ward.record.user == order.user and not ward.ending for ward in self._wards.values())
+        if 0 < order.bounds.user_kernels <= mine:
+            have = "1 kernel" if mine == 1 else f"{mine} kernels"
+            raise TooManyKernels(f"You have {have}, the limit. Shut one down first (Running tab).")
 
     def signal(self, kernel_id: str, signum: int) -> bool:
         """Signals the kernel's process group. False if it has exited. Raises UnknownKernel."""
@@ -164,10 +174,12 @@ class Kernels:
     async def settled(self, kernel_id: str) -> KernelRecord:
         """The record once a forked kernel has its sockets or has ended; at once for all others, and after BOUND_S.
 
-        Raises UnknownKernel.
+        Of one that waits to be started after STILL_WAITS_S, if it still does. Raises UnknownKernel.
         """
         ward = self._ward(kernel_id)
         with contextlib.suppress(TimeoutError):
+            if ward.record.state == "waiting":
+                await asyncio.wait_for(ward.begun.wait(), STILL_WAITS_S)
             await asyncio.wait_for(ward.settled.wait(), BOUND_S)
         return ward.record
 
@@ -179,6 +191,8 @@ class Kernels:
         ward = self._wards.get(kernel_id)
         if ward is not None:
             ward.ending = ward.ending or reason
+            self._starts.leave(kernel_id)
+            ward.begun.set()
             await self._kill(ward)
         await nursery_disk.removed(self._folder / kernel_id)
         if self._wards.get(kernel_id) is ward:
@@ -219,7 +233,7 @@ class Kernels:
         fresh: list[KernelRecord] = []
 
         def keep(pid: int, started: int, *, warm: bool = False) -> None:
-            fresh[:] = [replace(_first_record(order, before, pid, started), warm=warm)]
+            fresh[:] = [replace(first_record(order, before, pid, started), warm=warm)]
             nursery_disk.save(fresh[0])
 
         try:
@@ -232,7 +246,10 @@ class Kernels:
         except (SpawnRefused, OSError) as error:
             self._forget_attempt(order, before)
             raise SpawnRefused(str(error)) from error
-        ward = self._wards[order.kernel_id] = Ward(fresh[0], born=time.monotonic())
+        known = self._wards.get(order.kernel_id)
+        ward = known if known and known.record.state == "waiting" else Ward(fresh[0])
+        ward.record, ward.born, ward.bounds = fresh[0], time.monotonic(), order.bounds
+        self._wards[order.kernel_id] = ward
         self._watch(ward, os.pidfd_open(ward.record.pid))  # a child that is not waited for keeps its pid
         if wire:
             asyncio.get_running_loop().add_reader(wire, self._settle, ward, wire)
@@ -240,6 +257,26 @@ class Kernels:
             ward.settled.set()
         self._seal_later(ward, FIRST_SEAL_S)
         return ward.record
+
+    def _have_wait(self, order: SpawnOrder, before: KernelRecord | None) -> KernelRecord:
+        record = replace(first_record(order, before, 0, 0), state="waiting")
+        nursery_disk.save(record)
+        ward = self._wards[order.kernel_id] = Ward(record)
+        self._starts.wait(ward, order)
+        return record
+
+    def _begin(self, ward: Ward, order: SpawnOrder) -> None:
+        try:
+            self._launch(order, ward.record)
+        except SpawnRefused as error:
+            self._not_begun(ward, f"The kernel could not be started: {error}.")
+        ward.begun.set()
+
+    def _not_begun(self, ward: Ward, sentence: str) -> None:
+        self._keep(ward, replace(ward.record, state="exited", exit=Exit(None, None, sentence)))
+        for event in (ward.begun, ward.settled, ward.exited):
+            event.set()
+        self._on_exit(ward.record)
 
     def _launch_warm(
         self, order: SpawnOrder, room: Room | None, log_fd: int, keep: Callable[[int, int], None]
@@ -261,6 +298,7 @@ class Kernels:
                 ward.record = replace(ward.record, bound=True)
                 self._seal(ward, FIRST_SEAL_S, again=False)
                 ward.settled.set()
+                self._starts.room_made()
 
     def _confining(self, room: Room | None) -> Callable[[], None] | None:
         """What a child does before it execs."""
@@ -324,28 +362,21 @@ class Kernels:
             return
         asyncio.get_running_loop().remove_reader(ward.pidfd)
         os.close(ward.pidfd)
-        ward.pidfd = -1
+        ward.pidfd, ward.ended = -1, time.monotonic()
         pid = ward.record.pid
         # Before waiting for it: as a zombie it still holds its pid, so the group cannot be another's.
         processes.kill_group(pid)
-        found = self._told(ward, processes.wait_status(pid, ward.record.pid_started))
+        memory_mib = self._warden.memory_mib if self._warden else 0
+        status, for_memory = processes.wait_status(pid, ward.record.pid_started), self.oom.lately()
+        found = how_it_ended(ward, status, for_memory=for_memory, memory_mib=memory_mib)
         self._keep(ward, replace(ward.record, state="exited", exit=found))
         self._leave(ward.record)
         ward.settled.set()
         ward.group_left = True
         ward.emptying = asyncio.create_task(self._see_empty(ward))
         ward.exited.set()
+        self._starts.room_made()
         self._on_exit(ward.record)
-
-    def _told(self, ward: Ward, status: int | None) -> Exit:
-        found = Exit.of_status(status, for_memory=self.oom.lately())
-        if ward.ending:
-            return replace(found, reason=f"ended: {ward.ending}")
-        if ward.born and time.monotonic() - ward.born < EARLY_S and found.code != 0:
-            words = bounded_log.tail(ward.record.directory / nursery_disk.LOG)
-            if words:
-                return replace(found, reason=f"{found.reason}; its last words were:\n{words}")
-        return found
 
     async def _kill(self, ward: Ward) -> None:
         if ward.pidfd >= 0:
@@ -364,37 +395,3 @@ class Kernels:
             ward.group_left = False
         except KernelStuck as error:
             log.warning("kernel_group_stuck", kernel=ward.record.kernel_id, error=str(error))
-
-
-def _check_owner(ward: Ward, order: SpawnOrder) -> None:
-    if ward.ending:
-        raise SpawnRefused(f"kernel {order.kernel_id} is being ended")
-    if order.user != ward.record.user:
-        raise SpawnRefused(f"kernel {order.kernel_id} is not {order.user}'s")
-
-
-def _check_successor(last: KernelRecord, order: SpawnOrder) -> None:
-    if order.incarnation < last.incarnation:
-        raise SpawnRefused(f"incarnation {order.incarnation} is over: {last.incarnation} was started")
-    if last.state == "running":
-        raise SpawnRefused(f"incarnation {last.incarnation} is still running")
-
-
-def _first_record(order: SpawnOrder, before: KernelRecord | None, pid: int, started: int) -> KernelRecord:
-    """A restart keeps claim and notes: they are the kernel's, not the process'."""
-    return KernelRecord(
-        kernel_id=order.kernel_id,
-        user=order.user,
-        kernel_name=order.kernel_name,
-        incarnation=order.incarnation,
-        directory=order.directory,
-        cwd=order.cwd,
-        pid=pid,
-        pid_started=started,
-        started_at=now_utc(),
-        claim_epoch=before.claim_epoch if before else order.claim_epoch,
-        claim_boot=before.claim_boot if before else order.claim_boot,
-        notes=before.notes if before else order.notes,
-        recorder=order.recorder,
-        farewell=order.farewell,
-    )

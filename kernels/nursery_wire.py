@@ -19,6 +19,7 @@ from kernels.errors import (
     KernelStuck,
     NurseryUnavailable,
     SpawnRefused,
+    TooManyKernels,
     UnknownKernel,
 )
 
@@ -37,6 +38,7 @@ _KINDS: dict[str, type[KernelsError]] = {
     "bad_request": BadRequest,
     "unknown_kernel": UnknownKernel,
     "claim_refused": ClaimRefused,
+    "too_many_kernels": TooManyKernels,  # before its parent: the first that fits is told
     "spawn_refused": SpawnRefused,
     "kernel_stuck": KernelStuck,
     "unavailable": NurseryUnavailable,

@@ -157,7 +157,13 @@ class Nest:
             closing.callback(spare.wire.close)
             keep(spare.pid, processes.start_ticks(spare.pid) or 0)
             try:
-                about = {"argv": order.argv, "env": order.env, "cwd": str(order.cwd), "room": room and asdict(room)}
+                about: dict[str, Any] = {
+                    "argv": order.argv,
+                    "env": order.env,
+                    "cwd": str(order.cwd),
+                    "room": room and asdict(room),
+                }
+                about |= {"nice": order.bounds.nice, "cpu_s": order.bounds.cpu_s}
                 zygote_wire.send(spare.wire, about, log_fd)
                 answer = zygote_wire.receive(spare.wire)[0]
             except WireEnded as error:

@@ -17,7 +17,7 @@ LATELY_S: Final = 2.0
 """How long ago the kill may have been. A process of many GiB takes that long to be gone, and its parent hears then."""
 
 _COUNT: Final = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
-_CGROUPS: Final = Path("/sys/fs/cgroup")
+CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 class OomKills:
@@ -47,11 +47,11 @@ class OomKills:
 
 def _sources() -> list[Path]:
     """Of control groups v2 (as seen from a container, and from outside), v1, and the machine; most exact first."""
-    own = _own_group()
-    return [_CGROUPS / own / "memory.events", _CGROUPS / "memory" / own / "memory.oom_control", Path("/proc/vmstat")]
+    own = own_group()
+    return [CGROUPS / own / "memory.events", CGROUPS / "memory" / own / "memory.oom_control", Path("/proc/vmstat")]
 
 
-def _own_group() -> str:
+def own_group() -> str:
     """The path of the nursery's control group; "" at the top, where v2 counts nothing."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()

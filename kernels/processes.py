@@ -27,6 +27,7 @@ GROUP_PAUSE_S = 0.01
 
 _PR_SET_CHILD_SUBREAPER, _PR_SET_PDEATHSIG = 36, 1
 _OOM_FIRST = b"1000"
+HEED_XCPU_S = 5
 _STATE, _GROUP, _SESSION, _STARTED, _EXIT_CODE = 0, 2, 3, 19, 49
 """Places in /proc/<pid>/stat after the command's name: fields 3, 5, 6, 22 and 52 of proc(5)."""
 
@@ -179,6 +180,7 @@ def _become(
         default_signals()
         _wire(log_fd, error_write)
         lose_to_the_oom_killer()
+        be_bounded(order.bounds.nice, order.bounds.cpu_s)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT_FILES, hard))
         if os.read(go_read, 1) != b"g":
@@ -221,10 +223,32 @@ def die_with_parent(parent: int) -> None:
 
 def lose_to_the_oom_killer() -> None:
     """Kernels are to be killed before workers, where we may say so."""
+    _write("/proc/self/oom_score_adj", _OOM_FIRST)
+
+
+def be_bounded(nice: int, cpu_s: int) -> None:
+    """Workers get the processor before kernels do, and a kernel gets so much of it in all (0: as much as it likes).
+
+    Where sessions share the processor among themselves (autogroup), it is the session's nice value that counts.
+    Whoever ignores SIGXCPU is killed a little later.
+    """
+    if nice:
+        os.nice(nice)
+        _write("/proc/self/autogroup", b"%d" % nice)
+    if cpu_s:
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        most = cpu_s + HEED_XCPU_S if hard == resource.RLIM_INFINITY else min(cpu_s + HEED_XCPU_S, hard)
+        resource.setrlimit(resource.RLIMIT_CPU, (min(cpu_s, most), most))
+
+
+def _write(path: str, text: bytes) -> None:
+    """Where there is such a file, and we may."""
     with contextlib.suppress(OSError):
-        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-        os.write(fd, _OOM_FIRST)
-        os.close(fd)
+        fd = os.open(path, os.O_WRONLY)
+        try:
+            os.write(fd, text)
+        finally:
+            os.close(fd)
 
 
 def _signal_alone(pidfd: int, signum: int) -> bool:

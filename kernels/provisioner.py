@@ -172,6 +172,7 @@ class NurseryProvisioner(KernelProvisionerBase):
             claim_boot=self.manager.claim[1],
             notes=self.manager.notes,
             farewell=self.manager.farewell,
+            bounds=self.manager.bounds,
         )
 
     def _attach(self, record: KernelRecord) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import orjson
 
+from kernels.bounds import UNBOUNDED, Bounds
 from kernels.errors import BadRequest
 
 NOTES_BYTES = 64 * 1024
@@ -26,7 +27,7 @@ OUT_OF_MEMORY = "there was not enough memory, and the operating system killed it
 
 _KERNEL_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
-State = Literal["running", "exited"]
+State = Literal["waiting", "running", "exited"]
 JsonObject = Mapping[str, Any]
 
 
@@ -52,6 +53,11 @@ class Exit:
         return cls(None, -code, f"killed by signal {-code} ({_signal_name(-code)})")
 
     @property
+    def sentence(self) -> str:
+        """For the kernel's user. A reason that begins with a capital is one already."""
+        return self.reason if self.reason[:1].isupper() else f"The kernel ended: {self.reason}."
+
+    @property
     def returncode(self) -> int:
         """As `subprocess` tells it: the code, or minus the signal; 255 when unknown."""
         if self.signal is not None:
@@ -65,7 +71,8 @@ class KernelRecord:
 
     `pid_started` is the process' start time in clock ticks since boot (field 22 of /proc/<pid>/stat):
     with it a pid that was used again is told apart. `incarnation` is 1 at the first start and grows with
-    every restart. `claim_epoch` and `claim_boot` name the owner that holds the kernel (0 and "" for none).
+    every restart. A kernel that is "waiting" to be started has no process yet: its pid is 0. `claim_epoch` and
+    `claim_boot` name the owner that holds the kernel (0 and "" for none).
     `notes` belong to the owner; the nursery only keeps them. `recorder`: it has a flight recorder. `warm`: it was
     forked from the zygote. `bound`: it has said that its sockets are there; a nursery that came later does not know.
     `farewell`: why the process before this one ended, unless that was asked for.
@@ -103,8 +110,8 @@ class KernelRecord:
         """Raises BadRequest naming the field that is missing or wrong."""
         found = _object(source, "record")
         state = found.get("state")
-        if state not in ("running", "exited"):
-            raise BadRequest(f"state is {state!r}, not running or exited")
+        if state not in ("waiting", "running", "exited"):
+            raise BadRequest(f"state is {state!r}, not waiting, running or exited")
         return cls(
             kernel_id=checked_kernel_id(found.get("kernel_id")),
             user=text_of(found, "user"),
@@ -112,7 +119,7 @@ class KernelRecord:
             incarnation=number_of(found, "incarnation", least=1),
             directory=Path(text_of(found, "directory")),
             cwd=Path(text_of(found, "cwd")),
-            pid=number_of(found, "pid", least=1),
+            pid=number_of(found, "pid"),
             pid_started=number_of(found, "pid_started"),
             started_at=text_of(found, "started_at"),
             state=state,
@@ -148,6 +155,7 @@ class SpawnOrder:
     claim_boot: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
     farewell: str = ""
+    bounds: Bounds = UNBOUNDED
 
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold; `from_json` is its inverse."""
@@ -172,6 +180,7 @@ class SpawnOrder:
             claim_boot=text_of(found, "claim_boot", empty=True),
             notes=checked_notes(found.get("notes")),
             farewell=text_of(found, "farewell", empty=True),
+            bounds=Bounds.from_json(found.get("bounds")),
         )
 
 

@@ -77,6 +77,8 @@ class Seat:
         if self._closed:
             raise self._closed
         await self._kernel.attached()
+        if self._closed:  # meanwhile
+            raise self._closed
         if header["msg_id"] in self.refused:
             return
         self._kernel.send(self.client, message, header)

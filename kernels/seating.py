@@ -107,6 +107,11 @@ class Seating:
         for seat in self._seats.values():
             seat.close(error)
 
+    def vacate(self, error: Exception) -> None:
+        """Let all go as `close` does, and remember none of them."""
+        self.close(error)
+        self._seats.clear()
+
     def _forget_empty(self) -> None:
         now = time.monotonic()
         for client, seat in list(self._seats.items()):

@@ -39,6 +39,7 @@ from server.frontend.frontend import FRONTEND, Frontend, front_ends
 from server.frontend.routes import ROUTES
 from server.host import Host
 from server.identity import setup_identity
+from server.limits import bounds_of
 from server.login_session import derive_session_key
 from server.owned import Handler, local, owned
 from server.ownership import Ownership, unavailable
@@ -142,7 +143,12 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     context: zmq.Context[Any] = zmq.Context()
     context.set(zmq.MAX_SOCKETS, ZMQ_SOCKETS)
     options = HouseOptions(
-        host.kernels_dir, settings.backlog_mib * 2**20, settings.kernel_start_s, settings.recorder_mib
+        host.kernels_dir,
+        settings.backlog_mib * 2**20,
+        settings.kernel_start_s,
+        settings.recorder_mib,
+        bounds_of(settings),
+        settings.cell_minutes * 60,
     )
     house = House(nursery, context, ownership, options)
     app[app_keys.MEMBERSHIP], app[app_keys.OWNERSHIP], app[app_keys.PEERS] = membership, ownership, peers

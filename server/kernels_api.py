@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiohttp import web
 from jupyter_client.kernelspec import NoSuchKernel
 
-from kernels.errors import DuplicateKernel, SpawnRefused
+from kernels.errors import DuplicateKernel, SpawnRefused, TooManyKernels
 from kernels.tenant import Tenant
 from server import app_keys, kernelspecs, workdir
 from server.api_errors import ApiError, api_error, request_id
@@ -44,6 +44,8 @@ async def start(
 ) -> Tenant:
     """Start a kernel for the request's user. Raises ApiError: 501 unknown kernelspec, 409 id taken, 503.
 
+    429 when the user has too many: JupyterLab shows the message of any status, and takes only 403 for a lost login.
+
     A kernel whose id the client did not choose is named by the request, so a request that a worker's death made the
     entry worker repeat finds the kernel that it has started already.
     """
@@ -63,6 +65,8 @@ async def start(
         if kernel_id is None:
             return await house.get(user, chosen)
         raise api_error(409, f"A kernel with the id {kernel_id} exists already") from error
+    except TooManyKernels as error:
+        raise api_error(429, error.reason) from error
     except (SpawnRefused, kernelspecs.UnusableSpec) as error:
         raise api_error(500, f"The kernel could not be started: {error}") from error
 

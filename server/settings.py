@@ -221,11 +221,53 @@ class Settings:
         "hours after its start at which a kernel is ended (told before; a cell that runs may take another tenth of "
         "them, 10 minutes at most); `0` for never",
     )
+    user_kernels: int = _setting(
+        "KERNELRING_USER_KERNELS",
+        "10",
+        parsers.whole(0, 10_000),
+        "kernels that a user may have at once, those that have died and were not shut down too; `0` for no limit",
+    )
+    cell_minutes: float = _setting(
+        "KERNELRING_CELL_MINUTES",
+        "0",
+        parsers.number(0, 100_000),
+        "minutes that a cell may run, waiting for `input()` included; then it is interrupted. `0` for no limit",
+    )
+    host_kernels: int = _setting(
+        "KERNELRING_HOST_KERNELS",
+        "0",
+        parsers.whole(0, 100_000),
+        "kernels that may run on this machine; further ones wait. `0`: as many as there is memory for",
+    )
+    free_memory_mib: int = _setting(
+        "KERNELRING_FREE_MEMORY_MIB",
+        "256",
+        parsers.whole(0, 1_048_576),
+        "MiB that must be free, on the machine and in its container, for a kernel to start; else it waits",
+    )
+    start_wait_s: int = _setting(
+        "KERNELRING_START_WAIT_S",
+        "300",
+        parsers.whole(1, 86_400),
+        "seconds that a kernel may wait for such room; then its user is told that there is none",
+    )
     kernel_memory_mib: int = _setting(
         "KERNELRING_KERNEL_MEMORY_MIB",
         "1024",
         parsers.whole(128, 1_048_576),
         "MiB of memory that a confined kernel, and each process that it starts, may have",
+    )
+    kernel_cpu_hours: float = _setting(
+        "KERNELRING_KERNEL_CPU_HOURS",
+        "0",
+        parsers.number(0, 10_000),
+        "hours of processor time that a kernel, and each process that it starts, may use; `0` for no limit",
+    )
+    kernel_nice: int = _setting(
+        "KERNELRING_KERNEL_NICE",
+        "5",
+        parsers.whole(0, 19),
+        "by how much kernels come after the server when both want the processor, as in nice(1)",
     )
     user_processes: int = _setting(
         "KERNELRING_USER_PROCESSES",

@@ -38,6 +38,7 @@ class Warden:
     def __init__(self, options: Options, report: Report, walls: Walls, runtime: Path) -> None:
         self.report = report
         self.walls = walls
+        self.memory_mib = options.memory_mib
         self._notebooks = options.notebooks.resolve()
         self._first, self._last = options.uids
         self._uids = Uids(self._notebooks, *options.uids)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from kernels import processes
+from kernels.bounds import Bounds
 from kernels.errors import BadRequest, ClaimRefused, SpawnRefused, UnknownKernel
 from kernels.nursery_client import ClaimLost, ClaimWanted, KernelExited
 from kernels.nursery_state import RETIRED_S
@@ -334,3 +337,12 @@ async def test_a_retired_kernel_is_ended_though_its_owner_dies(place: Place) -> 
         await nurse.claim(record.kernel_id, 1, "boot")
         await nurse.retire(record.kernel_id, "boot", "idle")
     await until(lambda: not record.directory.exists(), RETIRED_S + 5)
+
+
+async def test_a_program_that_is_execd_has_its_bounds(place: Place) -> None:
+    async with client(place) as nursery:
+        order = replace(place.order(), bounds=Bounds(nice=7, cpu_s=60))
+        pid = (await nursery.spawn(order)).pid
+        assert resource.prlimit(pid, resource.RLIMIT_CPU) == (60, 60 + processes.HEED_XCPU_S)
+        assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 7)
+        await nursery.end(order.kernel_id, "the test is over")

@@ -70,7 +70,7 @@ def test_a_count_that_goes_away_or_starts_anew_is_no_kill(counter: Path) -> None
 
 
 def test_this_machine_has_a_count() -> None:
-    assert oom._own_group() == oom._own_group().strip("/")
+    assert oom.own_group() == oom.own_group().strip("/")
     assert any(oom._count(path) is not None for path in oom._sources())
 
 

@@ -1,0 +1,74 @@
+"""What a kernel may have of memory and processor, and the one sentence with which it is told that it had that."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local.stack import Stack
+from local.student import Student
+from tests.cluster.confined import confined_stack, record, student, told
+
+CPU_S = 3
+SENTENCE_CPU = "[kernelring] Your notebook has used its 3 seconds of processor time. A new one takes its place"
+NULL_WRITTEN = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+room = libc.malloc(ctypes.c_size_t(2**32))
+ctypes.memset(room, 1, 1)
+"""
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    limits = {"KERNELRING_KERNEL_MEMORY_MIB": "512", "KERNELRING_KERNEL_CPU_HOURS": f"{CPU_S / 3600:.9f}"}
+    with confined_stack(**limits) as found:
+        yield found
+
+
+async def said(who: Student, text: str) -> str:
+    """The server's own words, when they come."""
+    async with asyncio.timeout(30):
+        while True:
+            one = await who.receive()
+            if one.kind == "stream" and text in one.content["text"]:
+                return str(one.content["text"])
+
+
+async def test_a_cell_that_wants_too_much_memory_gets_a_memory_error_and_the_kernel_lives(stack: Stack) -> None:
+    async with student(stack, "hungry") as hungry:
+        await told(hungry, "kept = 1")
+        outcome = await hungry.run("bytearray(2**30)")
+        assert outcome.reply["ename"] == "MemoryError"
+        assert await told(hungry, "print(kept)") == "1"
+
+
+async def test_a_kernel_that_a_library_has_ended_for_want_of_memory_names_the_limit(stack: Stack) -> None:
+    async with student(stack, "broken") as broken:
+        outcome = await broken.run(NULL_WRITTEN)
+        assert outcome.reply["status"] == "error"
+        assert "512 MiB" in outcome.reply["evalue"], outcome.reply
+        assert await told(broken, "print('again')") == "again"
+
+
+async def test_a_kernel_that_has_used_its_processor_time_says_so(stack: Stack) -> None:
+    async with student(stack, "busy") as busy:
+        await busy.ask("while True: pass")
+        assert (await said(busy, "processor time")).startswith(SENTENCE_CPU)
+        assert await told(busy, "print('again')") == "again"
+
+
+async def test_kernels_come_after_the_workers_and_are_the_first_to_go_for_memory(stack: Stack) -> None:
+    async with student(stack, "nice") as nice:
+        pid = record(stack, nice).pid
+        assert await told(nice, "import os; print(os.nice(0))") == str(min(19, os.nice(0) + 5))
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
+        for worker in stack.worker_pids():
+            fields = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()
+            assert int(fields[16]) == int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[16])
+            assert int(Path(f"/proc/{worker}/oom_score_adj").read_text()) < 1000
