@@ -1,6 +1,8 @@
 """`local/test`: every check of this repository, in the order in which they are quick. Arguments go to pytest.
 
 All of them run, also after one has failed; the exit code is 1 if any did. Caches are kept in `.kernelring`.
+Of the tests of single parts, which mostly wait, two files run at a time; those of whole installations and browsers
+take the machine for themselves, and follow one by one.
 """
 
 import os
@@ -12,6 +14,9 @@ from local.browser import ensure_chromium
 from local.paths import ROOT, VENV, state_dir, with_venv_on_path
 
 INTERRUPTED = 130
+AT_A_TIME = 2
+PARTS = ("tests/pure", "tests/app", "tests/contract")
+WHOLE = ("tests/cluster", "tests/browser")
 
 
 def checks(pytest_arguments: list[str]) -> list[list[str]]:
@@ -19,12 +24,14 @@ def checks(pytest_arguments: list[str]) -> list[list[str]]:
     cache = state_dir() / "cache"
     cache.mkdir(exist_ok=True)
     ruff = [sys.executable, "-m", "ruff"]
+    pytest = [sys.executable, "-m", "pytest", "-o", f"cache_dir={cache / 'pytest'}"]
+    whole = [[*pytest, "-n", str(AT_A_TIME), "--dist=loadfile", *PARTS], [*pytest, *WHOLE]]
     return [
         [*ruff, "check", f"--cache-dir={cache / 'ruff'}", "."],
         [*ruff, "format", "--check", f"--cache-dir={cache / 'ruff'}", "."],
         [sys.executable, "-m", "mypy", f"--cache-dir={cache / 'mypy'}"],
         [str(VENV / "bin" / "lint-imports"), f"--cache-dir={cache / 'import-linter'}"],
-        [sys.executable, "-m", "pytest", "-o", f"cache_dir={cache / 'pytest'}", *pytest_arguments],
+        *([[*pytest, *pytest_arguments]] if pytest_arguments else whole),
     ]
 
 

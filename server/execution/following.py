@@ -230,9 +230,11 @@ async def events_of(
 ) -> AsyncGenerator[Event, None]:
     """What happened after `place` and what happens until the end. Raises KernelMoved."""
     kernel_id = table.kernel.kernel_id
-    told = ""
+    told, place = "", _means_the_same_here(place, row)
     while True:
-        if not only_end and place != row.feed.place:
+        # A client may be further than an owner that has just taken over: what the kernel tells that one again is no
+        # news for this one.
+        if not only_end and (place is None or place < row.feed.place):
             happened, place = _after(row, place), row.feed.place
             for event in happened:
                 yield event
@@ -251,6 +253,11 @@ async def events_of(
         if table.moved:
             raise KernelMoved(str(table.moved))
         await row.news.wait()
+
+
+def _means_the_same_here(place: Place | None, row: Execution) -> Place | None:
+    """None where the kernel numbers nothing and the owner before has counted further: all of it is told anew."""
+    return None if place and place > row.feed.place and not place[0] else place
 
 
 def _after(row: Execution, place: Place | None) -> list[Event]:

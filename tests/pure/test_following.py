@@ -71,3 +71,24 @@ async def test_a_question_that_comes_while_an_event_is_sent_is_told_after_what_w
             replied(execution)
 
     assert await shown(execution, meanwhile, place=(0, 0, 0)) == ["a", "b", "input", "done"]
+
+
+async def test_a_client_that_is_further_than_its_new_owner_gets_nothing_again() -> None:
+    execution = Execution(Order("u", 1, ""), "session", "ada", state="running")
+    printed(execution, "a")
+    asyncio.get_running_loop().call_later(0.01, caught_up, execution)
+    assert await shown(execution, lambda _: None, place=(1, 2, 0)) == ["c", "done"]
+
+
+def caught_up(execution: Execution) -> None:
+    """The kernel tells the new owner again what the one before had passed on, and then more."""
+    printed(execution, "b")
+    printed(execution, "c")
+    replied(execution)
+
+
+async def test_where_the_kernel_numbers_nothing_a_client_that_was_further_gets_all_of_it_anew() -> None:
+    execution = Execution(Order("u", 1, ""), "session", "ada", state="running")
+    execution.hear("iopub", {"msg_type": "stream"}, {"name": "stdout", "text": "new"}, None, 3)
+    replied(execution)
+    assert await shown(execution, lambda _: None, place=(0, 0, 7)) == ["clear", "new", "done"]
