@@ -291,7 +291,7 @@ async def test_a_flooded_log_is_cut_back(place: Place) -> None:
     async with client(place) as nurse:
         await nurse.spawn(order)
         await until(lambda: log.stat().st_size > 1024 * 1024)
-        await until(lambda: log.read_bytes()[:40].startswith(b"[the beginning was cut off]"))
+        await until(lambda: log.read_bytes()[:40].startswith(b"[the beginning was cut off]"), 60)
         await nurse.end(order.kernel_id, "flood")
 
 
