@@ -90,9 +90,9 @@ class AttachedKernel:
     async def attach_running(self, context: zmq.Context[Any], info: dict[str, Any], way: Adoption) -> None:
         """Connect to a process that another owner serves or served."""
         wires = self._wire(context, info, way)
+        self._clock.adopted()  # a cell may keep the kernel from answering
         await way.join(wires, self._may_connect, running=True)
         self.life.adopted(time.monotonic())
-        self._clock.adopted()
         wires.probe("shell", self._probe_answered)
         self._open()
 
@@ -115,7 +115,7 @@ class AttachedKernel:
 
     def waits(self, why: str) -> None:
         """There is no process yet, and `why` is said: clients may come in to read that, and what they send waits."""
-        if why != self._why_waiting and not self._closed:
+        if not self._closed and (why != self._why_waiting or not self._doors.is_set()):
             self._why_waiting = why
             self._doors.set()
             self.tell(why, None, None)
@@ -154,7 +154,8 @@ class AttachedKernel:
 
         Waits until the kernel is attached, or there is something to say meanwhile. Raises KernelGone or KernelMoved.
         """
-        await (self._attached if own else self._doors).wait()
+        # What it had asked is asked of the process again; only then is it known whether that has run.
+        await (self._attached if own or resume.pending else self._doors).wait()
         if self._closed:
             raise self._closed
         seat = self._seating.take(resume, self._way, own=own)
@@ -365,7 +366,7 @@ class AttachedKernel:
         try:
             yield
         finally:
-            if self._closed or (wires is not None and self._wires is wires):
+            if self._closed or (self._wires is wires and (wires is not None or self.life.phase == "dead")):
                 self._attached.set()
 
     @property

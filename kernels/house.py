@@ -244,7 +244,9 @@ class House:
         tenant.record = record
         if record.exit and tenant.exit_told < record.incarnation:
             tenant.exit_told = record.incarnation
-            tenant.kernel.process_exited(record.exit.sentence)
+            # One that was never started has not died: it is not started again by itself.
+            tell = tenant.kernel.process_exited if record.pid else tenant.kernel.gave_up
+            tell(record.exit.sentence)
 
     # -- following ------------------------------------------------------------------------------------------------
 

@@ -89,9 +89,10 @@ class Starts:
             self._line.call()
             del self._orders[order.kernel_id]
             log.info("kernel_waited", kernel=order.kernel_id, waited_s=round(time.monotonic() - since_s, 3))
-            self._begin(ward, order)
         if len(self._line):
             self._look_in(0 if has_room else LOOK_S)
+        if has_room:
+            self._begin(ward, order)
 
     def _end_long_waits(self) -> None:
         now = time.monotonic()

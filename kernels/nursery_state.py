@@ -268,7 +268,7 @@ class Kernels:
     def _begin(self, ward: Ward, order: SpawnOrder) -> None:
         try:
             self._launch(order, ward.record)
-        except SpawnRefused as error:
+        except (SpawnRefused, OSError) as error:
             self._not_begun(ward, f"The kernel could not be started: {error}.")
         ward.begun.set()
 

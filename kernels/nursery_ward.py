@@ -17,6 +17,9 @@ from kernels.records import KernelRecord, SpawnOrder, now_utc
 AGAIN_S = 2.0
 """How soon a kernel is started again that has ended by itself, or whose restart was asked for."""
 
+SETTLED_S = 60.0
+"""How long a forked kernel may take to say that it has its sockets, before others are started beside it."""
+
 COLD_S = 10.0
 """How long a kernel that was exec'd may take until it has its sockets, before it is taken for what it is."""
 
@@ -52,7 +55,7 @@ class Ward:
         One that was exec'd says nothing: it is looked for its last socket, and not for long.
         """
         if not self.settled.is_set():
-            return True
+            return time.monotonic() - self.born < SETTLED_S
         if not self.record.recorder or self.record.warm or time.monotonic() - self.born > COLD_S:
             return False
         return not (self.record.directory / "s" / folders.SOCKETS[-1]).exists()

@@ -180,7 +180,7 @@ class SpawnOrder:
             claim_boot=text_of(found, "claim_boot", empty=True),
             notes=checked_notes(found.get("notes")),
             farewell=text_of(found, "farewell", empty=True),
-            bounds=Bounds.from_json(found.get("bounds")),
+            bounds=Bounds.from_json(found.get("bounds", {})),
         )
 
 

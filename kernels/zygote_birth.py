@@ -48,7 +48,7 @@ def await_orders(wire: socket.socket, fitting: Fitting | None = None) -> None:
     try:
         _wire_streams(fds[0])
         processes.lose_to_the_oom_killer()
-        processes.be_bounded(order["nice"], order["cpu_s"])
+        processes.be_bounded(order.get("nice", 0), order.get("cpu_s", 0))
         step = "confine it"
         if fitting is not None:
             fitting.enter(Room(**order["room"]))

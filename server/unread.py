@@ -31,6 +31,7 @@ class WatchedSocket(web.WebSocketResponse):
     """A client's WebSocket, made without aiohttp's heartbeat."""
 
     _heard = _passed = 0
+    _listening = False
     _transport: asyncio.Transport | None = None
 
     async def prepare(self, request: web.BaseRequest) -> Any:
@@ -44,7 +45,11 @@ class WatchedSocket(web.WebSocketResponse):
 
     async def receive(self, timeout: float | None = None) -> WSMessage:
         """As aiohttp's, counted."""
-        message = await super().receive(timeout)
+        self._listening = True
+        try:
+            message = await super().receive(timeout)
+        finally:
+            self._listening = False
         self._heard += 1
         return message
 
@@ -62,7 +67,8 @@ class WatchedSocket(web.WebSocketResponse):
         """Return when the client has taken nothing for `patience_s`, or has said nothing for twice as long.
 
         While something lies here it must get less, or more must have been written meanwhile. While nothing does, the
-        client must say something: a pong, if there is nothing else.
+        client must say something: a pong, if there is nothing else. That nobody listens, because what it has said last
+        waits for its kernel, is not its fault.
         """
         stuck_s = silent_s = 0.0
         before = self._look()
@@ -71,7 +77,8 @@ class WatchedSocket(web.WebSocketResponse):
             now = self._look()
             took = now.passed != before.passed or now.unread < before.unread
             stuck_s = 0.0 if took or not now.unread else stuck_s + look_s
-            silent_s = 0.0 if now.unread or now.heard != before.heard else silent_s + look_s
+            is_heard = now.heard != before.heard or not self._listening
+            silent_s = 0.0 if now.unread or is_heard else silent_s + look_s
             if patience_s <= silent_s < patience_s + look_s:
                 await self.ping()
             before = now

@@ -62,7 +62,8 @@ def for_others(handler: Handler) -> Handler:
         standing, by, user = request.get(STANDING, NOBODY_SPECIAL), request[USER], request.match_info["user"]
         if not standing.may_see(user) or not _is_user(user):
             raise web.HTTPNotFound
-        log.info("acts_for_another", by=by, role=standing.role, user=user, method=request.method)
+        asked = request_id(request)
+        log.info("acts_for_another", by=by, role=standing.role, user=user, method=request.method, request=asked)
         request[USER], request[ACTOR] = user, f"{standing.role} {by}"
         return await at_owner(request)
 

@@ -28,6 +28,7 @@ class Meeting:
         self.deaf = asyncio.Event()
         self.met = asyncio.Event()
         self.left = asyncio.Event()
+        self.room = asyncio.Event()
         self.wire = socket.socket()
         self.transport: asyncio.Transport | None = None
 
@@ -56,8 +57,9 @@ class Meeting:
         await asyncio.get_running_loop().create_future()
 
     async def _hear(self, ws: WatchedSocket) -> None:
-        while (await ws.receive()).type not in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.CLOSING):
-            pass
+        while (kind := (await ws.receive()).type) not in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.CLOSING):
+            if kind is WSMsgType.BINARY:  # which waits for its kernel
+                await self.room.wait()
 
     async def _watch(self, ws: WatchedSocket) -> None:
         await ws.until_deaf(LOOK_S, PATIENCE_S)
@@ -129,4 +131,13 @@ async def test_a_client_that_answers_pings_may_be_quiet() -> None:
 
 async def test_a_client_that_answers_no_ping_is_let_go() -> None:
     async with meeting(0) as found:
+        await asyncio.wait_for(found.deaf.wait(), 10)
+
+
+async def test_a_client_whose_message_waits_for_its_kernel_is_not_taken_for_deaf_until_somebody_listens_again() -> None:
+    async with meeting(0) as found:
+        await asyncio.get_running_loop().sock_sendall(found.wire, b"\x82\x81\0\0\0\0x")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(found.deaf.wait(), 6 * PATIENCE_S)
+        found.room.set()
         await asyncio.wait_for(found.deaf.wait(), 10)

@@ -86,7 +86,27 @@ async def test_who_waits_too_long_is_told_why_and_may_start_again(new_stack: New
         assert "The kernel has ended" in (await ann.run("1")).reply["evalue"]
         assert (await ann.call("POST", f"/api/kernels/{ann.kernel_id}/restart"))[0] == 200
         assert records(stack)[ann.kernel_id].state == "waiting"
+        await heard(ann, WORDS.format(1))
+        await heard(ann, "had no room for another kernel in 3 s. It is not started again")
+        assert await state(ann) == "dead"
         assert await ann.delete() == 204
+
+
+async def test_a_cell_that_was_sent_to_a_kernel_that_waits_runs_though_its_owner_is_killed(new_stack: NewStack) -> None:
+    stack = new_stack(workers=2, settings={"KERNELRING_HOST_KERNELS": "1"})
+    async with Student(stack.url, stack.token("ann")) as ann, Student(stack.url, stack.token("bob")) as bob:
+        await ann.start()
+        await bob.start()
+        for _ in range(60):
+            await bob.open()
+            if bob.entry != bob.owner:
+                break
+        await heard(bob, WORDS.format(1))
+        asked = await bob.ask("print(6 * 7)")
+        os.kill(stack.worker_of(bob.owner), signal.SIGKILL)
+        stack.wait(lambda: len((stack.readyz() or {"members": []})["members"]) == 2, "the ring of two again")
+        assert await ann.delete() == 204
+        assert (await bob.outcome(asked)).text == "42\n"
 
 
 async def test_a_restart_keeps_its_place_and_a_new_nursery_says_what_it_cannot_start(new_stack: NewStack) -> None:
