@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernels.bounds import UNBOUNDED
 from kernels.errors import BadRequest, ClaimRefused, KernelsError, SpawnRefused, UnknownKernel
 from kernels.nursery_wire import check_runtime, error_from_json, error_to_json, line, message_of
 from kernels.records import (
@@ -78,7 +79,13 @@ def test_an_order_with_any_field_changed_is_read_or_refused(name: str, value: An
         SpawnOrder.from_json(ORDER.to_json() | {name: value})
 
 
-@pytest.mark.parametrize("name", sorted(ORDER.to_json()))
+def test_an_order_of_a_worker_that_knows_of_no_bounds_has_none() -> None:
+    found = ORDER.to_json()
+    del found["bounds"]
+    assert SpawnOrder.from_json(found).bounds == UNBOUNDED
+
+
+@pytest.mark.parametrize("name", sorted(ORDER.to_json().keys() - {"bounds"}))
 def test_an_order_that_lacks_a_field_is_refused(name: str) -> None:
     found = ORDER.to_json()
     del found[name]
