@@ -128,6 +128,7 @@ class AttachedKernel:
         self._seating.open_since = datetime.now(UTC)
         if self._why_waiting:  # the places of those who waited know nothing of this process: they take new ones
             self._why_waiting = ""
+            self.tell(words.STARTED, None, None)
             self._seating.vacate(KernelMoved("the kernel has started"))
         self._enter()
         if self._wires and self._wires.holds:  # more has come meanwhile than can be held

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from kernels.lifecycle import Request
 
 Saying = tuple[str, str, dict[str, Any], dict[str, Any], str | None]
 """Channel, msg_type, content, parent header, and the client that it is for (None: all)."""
+
+STARTED: Final = "Your kernel has started."
+"""To those who were told that it waits. The page's line (`words.js`) knows this sentence: it goes by itself."""
 
 
 def in_words(text: str) -> dict[str, Any]:

@@ -61,6 +61,7 @@ async def test_a_start_waits_visibly_and_is_served_when_there_is_room(new_stack:
         assert carl.kernel_id not in records(stack)
         await heard(dora, WORDS.format(2))
         assert await ann.delete() == 204
+        await heard(bob, "Your kernel has started.")
         assert (await bob.outcome(asked)).text == "42\n"
         # The owner is killed while the last one waits; the next owner goes on waiting with it.
         owner = (await dora.call("GET", "/api/kernels"))[2]["X-Kernelring-Owner"]

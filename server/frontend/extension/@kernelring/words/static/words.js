@@ -18,6 +18,7 @@ const SAYS = {
   loggedOut: "Your login has ended. Log in again in another tab; this page then goes on. What runs goes on meanwhile.",
   unreached: "The server cannot be reached just now. This page goes on by itself when it is back.",
   lost: "Variables are lost; your notebooks are on disk.",
+  started: "Your kernel has started.", // the server's own words, to those who were told that it waits
 };
 
 /** The plugins. `shared` gives the page's own modules by name. */
@@ -82,6 +83,7 @@ function lineOf(Widget) {
       super();
       this.addClass("kr-Line");
       this.said = { link: "", news: "" };
+      this.timers = {}; // of what goes by itself
       this.onNew = null;
       this.row = this.node.appendChild(document.createElement("div"));
       this.text = this.row.appendChild(document.createElement("span"));
@@ -103,10 +105,10 @@ function lineOf(Widget) {
 
     /** `kind`: link or news. `onNew`: what the button "New kernel" does; none, no button. `brief`: it goes by itself. */
     say(kind, text, { onNew = null, brief = false } = {}) {
-      clearTimeout(kind === "link" ? this.timer : 0);
+      clearTimeout(this.timers[kind]);
       this.said[kind] = text;
       if (kind === "news") this.onNew = onNew;
-      if (brief) this.timer = setTimeout(() => this.say(kind, ""), BRIEF_MS);
+      if (brief) this.timers[kind] = setTimeout(() => this.say(kind, ""), BRIEF_MS);
       this.show_();
     }
 
@@ -181,7 +183,8 @@ class Watch {
   /** The server's own words, when they belong to no cell. A restart that this page has asked for is no news. */
   heard({ header, parent_header: parent, content }) {
     if (header.username !== MINE || header.msg_type !== "stream" || parent?.msg_id || this.ours) return;
-    this.line.say("news", content.text.replace(TAG, "").trim());
+    const text = content.text.replace(TAG, "").trim();
+    this.line.say("news", text, { brief: text === SAYS.started });
   }
 
   status(status) {
