@@ -22,7 +22,7 @@ import orjson
 import structlog
 from aiohttp import ClientWebSocketResponse, WSMsgType, web
 
-from kernels.errors import KernelMoved
+from kernels.errors import KernelMoved, UnknownKernel
 from server import app_keys
 from server.api_errors import ApiError, api_error, request_id
 from server.execution.api import collect, row_of
@@ -117,7 +117,10 @@ class Following:
             await asyncio.sleep(RETRY_S)
 
     async def _here(self) -> AsyncGenerator[Event, None]:
-        table, row = await row_of(self.request, self.uid)
+        try:
+            table, row = await row_of(self.request, self.uid)
+        except UnknownKernel as error:
+            raise unknown(self.uid, self.kernel_id) from error
         return events_of(table, row, self._place, only_end=self._only_end)
 
     async def _there(self, owner: Member, epoch: int) -> AsyncGenerator[Event, None]:
@@ -173,7 +176,7 @@ async def _stream(following: Following) -> web.StreamResponse:
     events = following.events()
     first = asyncio.ensure_future(anext(events))  # a 404 is an answer and no stream
     await asyncio.wait((first,), timeout=PING_S)
-    if first.done() and isinstance(problem := first.exception(), ApiError):
+    if first.done() and (problem := first.exception()):
         raise problem
     headers = {"Content-Type": EVENT_STREAM, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     headers["Location"] = f"/api/kernels/{following.kernel_id}/requests/{following.uid}"
