@@ -33,10 +33,11 @@ KNOWN: Final = {
         "Notebook 7.6 looks for the settings of a plugin of JupyterLab's that it leaves out; as on a jupyter_server"
     ),
     "reading 'updateRenderOption'": "JupyterLab's progress bar has its settings before its notebook, or after its end",
-    "Canceled future for": (
-        "JupyterLab connects anew when it asks for a restart, and again when the server tells all pages of it; of what "
-        "it had asked the kernel meanwhile it expects no answer any more"
+    "Could not restore the debugger state: Canceled future": "JupyterLab asks a kernel's debugger, and a restart comes",
+    "Canceled future for kernel_info_request": (
+        "JupyterLab connects anew when it asks for a restart, and again when the server tells all pages of it"
     ),
+    "Canceled future for create_subshell_request": "as above: it had asked the kernel for one meanwhile",
     "script: Disposed": "something that JupyterLab was waiting for when that part of the page was closed",
     "Comm not found for comm id": "the kernel tells all pages of the end of a comm that another page has opened",
 }

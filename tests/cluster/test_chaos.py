@@ -22,7 +22,7 @@ MOST_REMARKS = 10
 # much a client was sent in the moment before it could say that it had got it.
 MEASURED = ("were promised.", f"more than 1 in {REPEATS_OF_LINES}.")
 SLACK = 5
-REPEATS = 5  # lines of a student at a strike; a share of all lines would ask more of a slow machine, which prints fewer
+REPEATS = 2  # lines of a student at a strike; a share of all lines would ask more of a slow machine, which prints fewer
 PLANNED = ("more", "less", "reload")  # an entry worker that ends as planned has first asked what its clients have got
 FAULTS = parse(",".join(DEFAULT))
 

@@ -146,7 +146,7 @@ async def test_a_cell_that_waits_for_input_keeps_it(quick: Stack) -> None:
         asked = await ada.ask("input()", allow_stdin=True)
         while (await ada.receive(60)).kind != "input_request":
             pass
-        await asyncio.sleep(2 * IDLE_S)
+        await asyncio.sleep(2 * IDLE_S)  # what must not happen in that time has no event
         await ada.send("input_reply", {"status": "ok", "value": "x"}, "stdin")
         assert (await ada.outcome(asked)).reply["status"] == "ok"
         await culled(quick, ada.kernel_id)
@@ -212,7 +212,7 @@ async def test_a_kernelspec_says_how_long_its_kernels_may_be_idle(quick: Stack) 
         await ben.start(SOON)
         await culled(quick, ben.kernel_id)
         assert await gone(ben) == "Your kernel was idle for 1 second and was ended to make room."
-        await asyncio.sleep(2 * IDLE_S)
+        await asyncio.sleep(2 * IDLE_S)  # what must not happen in that time has no event
         assert (await ada.call("GET", f"/api/kernels/{ada.kernel_id}"))[0] == 200
         assert await ada.delete() == 204
 
