@@ -98,6 +98,12 @@ class Publisher(iostream.IOPubThread):
                 log.exception("an event of the IOPub thread failed")
             finally:
                 self._events.popleft()
+        self._see_subscribers()
+
+    def _see_subscribers(self) -> None:
+        """libzmq's descriptor tells of an edge, and what was sent has swallowed it: an owner would not be welcomed."""
+        if self.socket and self.socket.get(zmq.EVENTS) & zmq.POLLIN:
+            self._xpub_stream.flush(zmq.POLLIN)
 
 
 class OutStream(iostream.OutStream):

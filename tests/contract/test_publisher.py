@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -66,6 +67,31 @@ def test_what_many_threads_schedule_is_done_once_and_in_each_ones_order(publishe
 def test_an_event_that_fails_keeps_none_from_being_done(publisher: Publisher) -> None:
     run_and_wait(publisher, lambda: 1 / 0)
     assert publisher.io_loop is not None
+
+
+def test_a_subscriber_who_comes_while_something_is_sent_is_welcomed() -> None:
+    """libzmq's descriptor tells once that something has come, and whoever asks the socket then has heard it."""
+    context: zmq.Context[Any] = zmq.Context()
+    socket, subscriber = context.socket(zmq.XPUB), context.socket(zmq.SUB)
+    socket.bind("inproc://iopub")
+    publisher = Publisher(socket, session=Session(key=b"k"))
+    publisher.start()  # type: ignore[no-untyped-call]
+
+    def sends() -> None:
+        subscriber.connect("inproc://iopub")
+        subscriber.subscribe(b"")
+        end = time.monotonic() + WITHIN_S
+        while not socket.get(zmq.EVENTS) & zmq.POLLIN:
+            assert time.monotonic() < end
+
+    try:
+        run_and_wait(publisher, sends)
+        assert subscriber.poll(int(WITHIN_S * 1000))
+        assert b"iopub_welcome" in b"".join(subscriber.recv_multipart())
+    finally:
+        publisher.stop()  # type: ignore[no-untyped-call]
+        publisher.close()  # type: ignore[no-untyped-call]
+        context.destroy(linger=0)
 
 
 def test_an_interrupt_at_the_wake_loses_no_event(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
