@@ -126,6 +126,6 @@ def test_what_nobody_has_any_more_is_told_of_once_where_it_is_missing(listener: 
     before, after = lines_of(said[:at]), lines_of(said[at:])
     assert before == list(range(len(before)))
     assert after == list(range(after[0], LINES))
-    assert (
-        int(notice["text"].split()[1]) == next(one["n"] for one in said[at + 1 :] if one["n"]) - said[at - 1]["n"] - 1
-    )
+    last_before = [one["n"] for one in said[:at] if one["n"]][-1]  # a reply has no number
+    first_after = next(one["n"] for one in said[at + 1 :] if one["n"])
+    assert int(notice["text"].split()[1]) == first_after - last_before - 1
