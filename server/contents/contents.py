@@ -120,9 +120,13 @@ class Contents:
 
     # -- writing: `request` is the id under which a request that a worker's death cut short comes again ------------
 
-    async def save(self, user: str, path: str, model: Model, *, request: str | None = None) -> Saved:
-        """Save a file, a notebook, a folder, or one chunk of an upload."""
-        saved = await self._write(user, lambda room, ledger: operations.save(room, ledger, path, model, request))
+    async def save(
+        self, user: str, path: str, model: Model, *, request: str | None = None, replaces: str | None = None
+    ) -> Saved:
+        """Save a file, a notebook, a folder, or one chunk of an upload; a file only if it is the version `replaces`."""
+        saved = await self._write(
+            user, lambda room, ledger: operations.save(room, ledger, path, model, request, replaces)
+        )
         if path.endswith(".ipynb"):
             self.on_saved(user)
         return saved

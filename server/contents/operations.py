@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import nbformat
 import orjson
@@ -19,7 +19,9 @@ from server.contents import uploads
 from server.contents.files import Files, Model
 from server.contents.ledger import Ledger
 from server.contents.listing import entries
-from server.contents.paths import checked, is_hidden, split
+from server.contents.paths import checked, is_hidden, shown, split
+
+CHANGED: Final = "{} has been changed meanwhile, by another tab or program. Save it again to choose."
 
 
 class Room(NamedTuple):
@@ -95,18 +97,26 @@ def bring(room: Room, path: str) -> None:
         room.files.beneath.make_folders(path)
 
 
-def save(room: Room, ledger: Ledger, path: str, model: Model, request: str | None) -> Saved:
-    """Save what `model` has. Raises HTTPError."""
+def save(room: Room, ledger: Ledger, path: str, model: Model, request: str | None, replaces: str | None) -> Saved:
+    """Save what `model` has. Raises HTTPError.
+
+    `replaces`: the hash of the version that this one is made from. If another is there by now: 412, nothing is written.
+    The model that is returned has the new version's hash then.
+    """
     path = _visible(path, 400)
     if model.get("path"):
         _visible(str(model["path"]), 400)
     bring(room, split(path)[0])
     is_new = not room.files.file_exists(path)
+    if replaces and not is_new and ledger.intended(request) != path and _version(room, path)["hash"] != replaces:
+        raise HTTPError(412, CHANGED.format(shown(path)).replace("%", "%%"))
     if uploads.is_chunk(model):
         return Saved(uploads.take(room.files, ledger, model, path, request), is_new)
     _check_model(model)
+    ledger.intend(request, path)
     try:
-        return Saved(room.files.new(model, path) if is_new else room.files.save(model, path), is_new)
+        saved: Model = room.files.new(model, path) if is_new else room.files.save(model, path)
+        return Saved(saved | (_version(room, path) if replaces else {}), is_new)
     except HTTPError as error:
         raise _what_it_was(error) from error
 
@@ -198,8 +208,8 @@ def amend(room: Room, path: str, change: Callable[[NotebookNode], bool]) -> bool
     before = [_shows(cell) for cell in notebook.cells]
     if not change(notebook):
         return False
-    for cell, shown in zip(notebook.cells, before, strict=False):
-        if cell.cell_type == "code" and (shown in (None, b"[]") or _shows(cell) != shown):
+    for cell, seen in zip(notebook.cells, before, strict=False):
+        if cell.cell_type == "code" and (seen in (None, b"[]") or _shows(cell) != seen):
             cell.metadata["trusted"] = True
     from_dict: Any = nbformat.from_dict  # not typed
     notebook = from_dict(notebook)  # plain dictionaries will do in what `change` puts in
@@ -227,6 +237,12 @@ def _visible(path: str, status: int) -> str:
 
 def _is_there(room: Room, path: str) -> bool:
     return os.path.lexists(room.files.beneath.root / path)
+
+
+def _version(room: Room, path: str) -> Model:
+    """The part of a model that tells what is in a file."""
+    found = room.files.get(path, content=False, require_hash=True)
+    return {name: found[name] for name in ("hash", "hash_algorithm")}
 
 
 def _done_before(room: Room, ledger: Ledger, request: str | None) -> Model | None:

@@ -59,7 +59,10 @@ async def post(request: web.Request) -> web.Response:
 
 
 async def put(request: web.Request) -> web.Response:
-    """`PUT`: save; 201 for a new file. Without a body, something new and empty in this folder, as in jupyter_server."""
+    """`PUT`: save; 201 for a new file. Without a body, something new and empty in this folder, as in jupyter_server.
+
+    Ours: with `replaces` in the query, the hash of a version, 412 if the file is not that one (any more).
+    """
     model, once = await json_object(request), request_id(request)
     if not model:
         return _answer(await _contents(request).new(request[USER], _path(request), request=once), 201, location=True)
@@ -68,7 +71,8 @@ async def put(request: web.Request) -> web.Response:
     text_field(model, "path")
     if kind := text_field(model, "type"):
         model["type"] = _kind(kind)
-    saved = await _contents(request).save(request[USER], _path(request), model, request=once)
+    replaces = request.query.get("replaces")
+    saved = await _contents(request).save(request[USER], _path(request), model, request=once, replaces=replaces)
     return _answer(saved.model, 201 if saved.is_new else 200, location=True)
 
 

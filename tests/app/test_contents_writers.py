@@ -87,6 +87,29 @@ async def test_a_request_that_comes_again_is_done_once(tmp_path: Path) -> None:
         assert (first.home / "up.txt").read_bytes() == b"onetwo"
 
 
+async def test_a_save_that_replaces_another_version_than_it_says_is_refused(tmp_path: Path) -> None:
+    async with desk_in(tmp_path) as desk:
+        await desk.call("PUT", "a.ipynb", notebook("1"))
+        seen = (await desk.call("GET", "a.ipynb", content="0", hash="1")).model["hash"]
+        saved = await desk.call("PUT", "a.ipynb", notebook("2"), replaces=seen)
+        assert saved.model["hash"] == (await desk.call("GET", "a.ipynb", hash="1")).model["hash"] != seen
+        refused = await desk.call("PUT", "a.ipynb", notebook("3"), replaces=seen)
+        assert (refused.status, refused.said[:29]) == (412, "a.ipynb has been changed mean")
+        assert (await desk.call("GET", "a.ipynb")).model["content"]["cells"][0]["source"] == "2"
+        await desk.call("DELETE", "a.ipynb")  # nothing is lost by saving it again
+        assert (await desk.call("PUT", "a.ipynb", notebook("4"), replaces=seen)).status == 201
+
+
+async def test_a_save_that_comes_again_is_not_refused_for_what_it_did_itself(tmp_path: Path) -> None:
+    async with desk_in(tmp_path) as first, desk_in(tmp_path) as second:
+        await first.call("PUT", "a.txt", text("1"))
+        seen = (await first.call("GET", "a.txt", content="0", hash="1")).model["hash"]
+        for each in (first, second):
+            assert (await each.call("PUT", "a.txt", text("2"), request="r", replaces=seen)).status == 200
+        await second.call("PUT", "a.txt", text("3"), request="another's")
+        assert (await second.call("PUT", "a.txt", text("2"), request="r", replaces=seen)).status == 412
+
+
 async def test_a_name_that_was_only_meant_goes_to_whoever_takes_it(tmp_path: Path) -> None:
     """A worker noted what a request was about to make, and was killed before it made it."""
     async with desk_in(tmp_path) as desk:

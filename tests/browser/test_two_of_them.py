@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import expect
+import re
+
+import pytest
+from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import NewStudent
 from tests.browser.kit import SOON_MS, Student, dialog
@@ -32,6 +35,48 @@ def test_two_tabs_never_overwrite_each_other_without_asking(ada: Student) -> Non
     assert ada.notebook_on_disk("two.ipynb").cells[0].source == "'of the first tab'"
     question.get_by_text("Revert", exact=True).click()
     expect(second.editor(0)).to_have_text("'of the first tab'", timeout=SOON_MS)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_is_saved_by_another_in_the_midst_of_a_save_is_not_lost(ada: Student, when: str) -> None:
+    """Between the front end's look at what is on disk and its save; between its save and its look at what it saved."""
+    context = ada.browser()
+    ada.put_notebook(context, "two.ipynb", "'as it was'")
+    notebook = ada.open(context, "two.ipynb")
+
+    def both_save(route: Route) -> None:
+        if route.request.method != "PUT":
+            return route.continue_()
+        if when == "after":
+            answer = route.fetch()
+            ada.put_notebook(context, "two.ipynb", "'of another'")
+            return route.fulfill(response=answer)
+        ada.put_notebook(context, "two.ipynb", "'of another'")
+        return route.continue_()
+
+    address = re.compile("/api/contents/two.ipynb")
+    notebook.page.route(address, both_save)
+    notebook.write(0, "'of this tab'")
+    with notebook.page.expect_response(lambda answer: answer.request.method == "PUT") as saved:
+        notebook.page.keyboard.press("Control+s")
+    assert saved.value.ok == (when == "after")
+    if when == "before":
+        expect(dialog(notebook.page)).to_contain_text("has been changed meanwhile", timeout=SOON_MS)
+        notebook.page.keyboard.press("Enter")
+        expect(dialog(notebook.page)).to_have_count(0)
+        assert all("412" in fault or "changed meanwhile" in fault for fault in ada.faults)
+        ada.faults.clear()
+    notebook.page.unroute(address)
+    notebook.write(0, "'of this tab, again'")
+    notebook.page.keyboard.press("Control+s")
+    question = dialog(notebook.page)
+    expect(question).to_contain_text("has changed on disk", timeout=SOON_MS)
+    assert ada.notebook_on_disk("two.ipynb").cells[0].source == "'of another'"
+    question.get_by_text("Overwrite", exact=True).click()
+    expect(question).to_have_count(0)
+    ada.stack.wait(
+        lambda: ada.notebook_on_disk("two.ipynb").cells[0].source == "'of this tab, again'", "what was chosen"
+    )
 
 
 def test_two_students_at_once_see_nothing_of_each_other(new_student: NewStudent) -> None:

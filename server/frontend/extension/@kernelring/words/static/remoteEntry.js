@@ -6,7 +6,7 @@
 "use strict";
 (() => {
   const here = document.currentScript.src;
-  const PARTS = ["words.js", "steady.js", "saving.js", "narrow.js"];
+  const PARTS = ["words.js", "steady.js", "saving.js", "versions.js", "narrow.js"];
   let scope = {};
 
   /* One of the page's own modules. Core has it loaded already; another extension may have brought a second version. */
