@@ -40,7 +40,7 @@ class Desk:
 
     def __init__(self, stack: Stack, browser: Browser, front: str, user: str) -> None:
         self.stack, self.user = stack, user
-        self._browser, self._front = browser, front
+        self._browser, self.front = browser, front
         self.errors: list[str] = []  # what scripts have said in the console
         self.place = 0  # of the code cell that is worked on
         self._asked = 0
@@ -76,7 +76,7 @@ class Desk:
         """Open the notebook, in a page of its own; it has its kernel then."""
         self.page: Page = self._context.new_page()
         self.page.on("console", self._said)
-        self.page.goto(self.stack.url + FRONTS[self._front], timeout=2 * SOON_MS)
+        self.page.goto(self.stack.url + FRONTS[self.front], timeout=2 * SOON_MS)
         self.line: Locator = self.page.locator(".kr-Line")
         expect(self.line).to_have_count(1, timeout=2 * SOON_MS)
         expect(self.page.locator(IDLE).first).to_be_attached(timeout=2 * SOON_MS)

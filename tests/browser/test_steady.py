@@ -25,6 +25,7 @@ from tests.redis_server import RedisServer
 pytestmark = pytest.mark.timeout(300)
 
 RUN: Final = re.compile(r"/api/kernels/[^/]+/(execute|input|requests/)")
+CHECKPOINTS: Final = re.compile("/api/contents/a.ipynb/checkpoints")  # asked for before a page looks for its session
 ALL: Final = [f"line {n}" for n in range(40)]
 
 
@@ -185,6 +186,24 @@ def test_what_somebody_else_has_saved_meanwhile_is_not_overwritten_and_nothing_i
     assert "PUT" not in asked
     with desk.page.expect_response(_is_save, timeout=SOON_MS):  # that is settled
         desk.run("print('settled')")
+
+
+@in_both
+def test_a_cell_that_is_run_while_its_page_still_opens_waits_for_the_kernel_and_is_run_once(
+    desk: Desk, gated: Gated
+) -> None:
+    held: list[Route] = []
+    desk.page.route(CHECKPOINTS, lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks what it is given
+    gated.open()
+    desk.page.goto(desk.stack.url + FRONTS[desk.front], timeout=2 * SOON_MS)
+    desk.run(gated.code)
+    expect(desk.cell.locator(".jp-InputPrompt")).to_have_text("[*]:", timeout=SOON_MS)
+    for route in held:
+        route.continue_()
+    desk.page.unroute(CHECKPOINTS)
+    is_whole(desk, gated)
+    assert held
+    assert len(desk.call("GET", "/api/kernels")) == 1
 
 
 def _is_save(answer: Response) -> bool:

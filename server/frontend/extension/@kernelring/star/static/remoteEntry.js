@@ -1,10 +1,15 @@
-/* The star in the prompt of a cell that waits or runs: `[*]`.
+/* A cell that was run waits until it can be, and shows that it waits or runs: `[*]`.
  *
- * JupyterLab's own executor shows it; jupyter-server-nbmodel's leaves it to a collaboration server, and here is none. An
- * extension's container, written by hand as that of @kernelring/words, with its only plugin in it.
+ * JupyterLab's own executor shows the star; jupyter-server-nbmodel's leaves it to a collaboration server, and here is none.
+ * And both lose a cell that is run while its page still opens: there is no session yet, so they start one of their own,
+ * beside that which the page is about to start, and one of the two is shut down with the cell in it. Also, nbmodel shows
+ * outputs as they come only once its settings have been read.
+ *
+ * An extension's container, written by hand as that of @kernelring/words, with its only plugin in it.
  */
 "use strict";
 (() => {
+  const PATIENCE_MS = 10_000; // for a page whose session does not even begin, because the server was away just then
   let scope = {};
 
   /* One of the page's own modules, which core has loaded already. */
@@ -16,20 +21,45 @@
   }
 
   function show(cell, state) {
-    if (cell.model?.type === "code" && cell.model.sharedModel.executionState !== state) {
+    if (!cell.isDisposed && cell.model.sharedModel.executionState !== state) {
       cell.model.sharedModel.executionState = state;
     }
   }
 
+  /* Until the page has its session, or has none to wait for. */
+  async function begun(session) {
+    if (!session || session.isReady) return;
+    const late = new Promise((resolve) => setTimeout(resolve, PATIENCE_MS, true));
+    if (await Promise.race([session.ready, session.initStarted, late])) return;
+    await Promise.race([session.ready, session.initialize()]); // which has begun: this only waits
+  }
+
+  function patient(run, settings) {
+    return async (options) => {
+      const { cell, sessionContext } = options;
+      if (cell.model.type !== "code") return run(options);
+      show(cell, "running");
+      try {
+        await settings;
+        await begun(sessionContext);
+        return cell.isDisposed ? false : await run(options);
+      } finally {
+        show(cell, "idle");
+      }
+    };
+  }
+
   async function extension() {
-    const { NotebookActions } = await shared("@jupyterlab/notebook");
+    const { INotebookCellExecutor } = await shared("@jupyterlab/notebook");
+    const { ISettingRegistry } = await shared("@jupyterlab/settingregistry");
     const plugin = {
       id: "@kernelring/star:plugin",
-      description: "Shows that a cell waits or runs.",
+      description: "Lets a cell wait for its kernel, and shows that it waits or runs.",
       autoStart: true,
-      activate: () => {
-        NotebookActions.executionScheduled.connect((_, { cell }) => show(cell, "running"));
-        NotebookActions.executed.connect((_, { cell }) => show(cell, "idle"));
+      requires: [INotebookCellExecutor, ISettingRegistry],
+      activate: (_, executor, registry) => {
+        const settings = registry.load("@datalayer/jupyter-server-nbmodel:notebook-cell-executor").catch(() => undefined);
+        executor.runCell = patient(executor.runCell.bind(executor), settings);
       },
     };
     return () => ({ __esModule: true, default: plugin });
