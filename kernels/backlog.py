@@ -80,8 +80,11 @@ class Backlog:
         if entry := self._entries.get(self._replies.pop((msg_id, client), 0)):
             entry.answers = _CLAIMED
 
-    def read(self, cursor: int, client: str, max_bytes: int) -> Batch:
-        """Return the frames after `cursor` that `client` may see, about `max_bytes` of them at the most."""
+    def read(self, cursor: int, client: str, max_bytes: int, past: framing.Number = (0, 0)) -> Batch:
+        """Return the frames after `cursor` that `client` may see, about `max_bytes` of them at the most.
+
+        `past`: it has got the kernel's output up to this number, some of which may have come here later than to it.
+        """
         missed = max(0, self._first - 1 - cursor)
         cursor = max(cursor, self._first - 1)
         frames: list[bytes] = []
@@ -89,7 +92,8 @@ class Backlog:
         while cursor < self.last and size < max_bytes:
             cursor += 1
             entry = self._entries[cursor]
-            if entry.answers is None and entry.to in (None, client):
+            is_new = entry.number is None or entry.number > past
+            if is_new and entry.answers is None and entry.to in (None, client):
                 frames.append(entry.frame)
                 size += len(entry.frame)
         return Batch(frames, cursor, missed)

@@ -26,7 +26,8 @@ class Seat:
     """Made by `AttachedKernel.take_seat`. `cursor` is the number of the last frame that was read.
 
     `number` is the last output, as the kernel's recorder numbers it, that the client is known to have got; None without
-    a recorder. `missed`: how many messages the client can not be given any more.
+    a recorder. `missed`: how many messages the client can not be given any more. `past`: the last output that it was
+    sent by the owner before, who may have heard it before we do.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class Seat:
         cursor: int,
         number: framing.Number | None = None,
         missed: int = 0,
+        past: framing.Number = (0, 0),
     ) -> None:
         self.client = client
         self.cursor = cursor
         self.number = number
         self.refused: set[str] = set()  # requests that must not be handed on if they are sent again
         self._missed = missed
+        self._past = past
         self.own = False  # the server's: no client that anything waits for, and it gets every message as it came
         self.occupied = True
         self.left = asyncio.Event()
@@ -59,7 +62,7 @@ class Seat:
         """
         while True:
             is_slow = not self.own and self._backlog.runs_away_from(self.cursor)
-            batch = self._backlog.read(self.cursor, self.client, BATCH_BYTES)
+            batch = self._backlog.read(self.cursor, self.client, BATCH_BYTES, self._past)
             self.cursor = batch.cursor
             frames = coalesced(batch.frames) if is_slow else batch.frames
             missed, self._missed = batch.missed + self._missed, 0

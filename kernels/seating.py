@@ -128,7 +128,7 @@ class Seating:
         cursor = self._backlog.after(number)
         kept = max(self._backlog.dropped, (way.first[0], way.first[1] - 1))
         missed = kept[1] - number[1] if kept[0] == number[0] and kept > number else 0
-        seat = Seat(self._kernel, self._backlog, resume.client, cursor, got or number, missed)
+        seat = Seat(self._kernel, self._backlog, resume.client, cursor, got or number, missed, past=number)
         if number[0] != way.last[0]:
             self._end_pending(resume, seat)
         else:  # if its entry worker has gone, nobody else knows what it waits for
