@@ -258,11 +258,11 @@ async def test_what_a_cell_prints_without_end_is_cut_with_a_sentence_and_fills_n
             return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if "VmRSS" in line)
 
         before = resident_mib()
-        code = "for _ in range(100): print(('x' * 99 + '\\n') * 10_000, end='', flush=True)"
+        code = "for _ in range(200): print(('x' * 99 + '\\n') * 10_000, end='', flush=True)"
         _, told, _ = await post(student, code, metadata={"cell_id": "c-1"})
         result = await ended(student, told["request_url"])
         text = text_of(result["outputs"])
         assert result["status"] == "ok"
         assert len(text) < 9 * 2**20
         assert "[kernelring]" in text
-        assert resident_mib() - before < 96
+        assert resident_mib() - before < 150  # 90 to 105 MiB, whether it prints 100 MB or 300
