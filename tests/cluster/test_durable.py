@@ -90,7 +90,7 @@ async def test_other_clients_of_the_kernel_see_its_output_and_the_server_counts_
         async with asyncio.timeout(10):
             while (said := await student.receive()).kind != "stream":
                 pass
-        assert said.content["text"] == "for all\n"
+        assert said.content["text"].strip() == "for all"
         assert (await student.call("GET", f"/api/kernels/{student.kernel_id}"))[1]["connections"] == 1
 
 
