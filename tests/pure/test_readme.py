@@ -4,6 +4,7 @@ import re
 import shlex
 import tomllib
 from importlib import metadata
+from itertools import product
 from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
@@ -36,6 +37,18 @@ def test_readme_names_the_two_commands() -> None:
     for command in ("local/run", "local/test"):
         assert command in text
         assert (ROOT / command).stat().st_mode & 0o111
+
+
+def test_architecture_names_tests_and_files_that_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert (ROOT / link).exists()
+    folders = dict(re.findall(r"\b([ACKPB])(?: is)? `(tests/[a-z]+)/test_`", text))
+    named = re.findall(r"([ACKPB](?:, [ACKPB])*) ((?:`[a-z_*]+`(?:, )?)+)", text)
+    assert len(named) > 20
+    for letters, names in named:
+        for letter, name in product(letters.split(", "), re.findall("`(.+?)`", names)):
+            assert list((ROOT / folders[letter]).glob(f"test_{name}.py")), f"{letter}: {name}"
 
 
 def test_railway_starts_what_procfile_says_and_waits_longer_than_a_worker_may_take() -> None:
