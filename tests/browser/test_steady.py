@@ -25,7 +25,7 @@ from tests.redis_server import RedisServer
 pytestmark = pytest.mark.timeout(300)
 
 RUN: Final = re.compile(r"/api/kernels/[^/]+/(execute|input|requests/)")
-CHECKPOINTS: Final = re.compile("/api/contents/a.ipynb/checkpoints")  # asked for before a page looks for its session
+SESSIONS: Final = re.compile(r"/api/sessions(\?|$)")
 ALL: Final = [f"line {n}" for n in range(40)]
 
 
@@ -193,14 +193,21 @@ def test_a_cell_that_is_run_while_its_page_still_opens_waits_for_the_kernel_and_
     desk: Desk, gated: Gated
 ) -> None:
     held: list[Route] = []
-    desk.page.route(CHECKPOINTS, lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks what it is given
+    is_there: list[Route] = []  # the notebook: what was asked about sessions before is no page's yet
+
+    def note(route: Route) -> None:
+        is_there.append(route)
+        route.continue_()
+
+    desk.page.route(re.compile("/api/contents/a.ipynb.*content=1"), note)
+    desk.page.route(SESSIONS, lambda route: held.append(route) if is_there else route.continue_())
     gated.open()
     desk.page.goto(desk.stack.url + FRONTS[desk.front], timeout=2 * SOON_MS)
     desk.run(gated.code)
     expect(desk.cell.locator(".jp-InputPrompt")).to_have_text("[*]:", timeout=SOON_MS)
     for route in held:
         route.continue_()
-    desk.page.unroute(CHECKPOINTS)
+    desk.page.unroute(SESSIONS)
     is_whole(desk, gated)
     assert held
     assert len(desk.call("GET", "/api/kernels")) == 1

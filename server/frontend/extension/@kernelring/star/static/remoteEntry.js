@@ -9,7 +9,7 @@
  */
 "use strict";
 (() => {
-  const PATIENCE_MS = 10_000; // for a page whose session does not even begin, because the server was away just then
+  const beginnings = new WeakMap(); // by session: settled when it has begun, or failed to
   let scope = {};
 
   /* One of the page's own modules, which core has loaded already. */
@@ -26,12 +26,17 @@
     }
   }
 
+  /* The page's session, as the notebook asks for it, but not after it has looked after the checkpoints of its file. */
+  function begin({ model, sessionContext: session }) {
+    if (session.isReady) return;
+    const name = model.defaultKernelName || session.kernelPreference.name;
+    session.kernelPreference = { ...session.kernelPreference, name, language: model.defaultKernelLanguage };
+    beginnings.set(session, session.initialize().catch(() => undefined)); // the notebook asks, too, and says what fails
+  }
+
   /* Until the page has its session, or has none to wait for. */
   async function begun(session) {
-    if (!session || session.isReady) return;
-    const late = new Promise((resolve) => setTimeout(resolve, PATIENCE_MS, true));
-    if (await Promise.race([session.ready, session.initStarted, late])) return;
-    await Promise.race([session.ready, session.initialize()]); // which has begun: this only waits
+    if (session && !session.isReady) await Promise.race([session.ready, beginnings.get(session)]);
   }
 
   function patient(run, settings) {
@@ -50,15 +55,18 @@
   }
 
   async function extension() {
-    const { INotebookCellExecutor } = await shared("@jupyterlab/notebook");
+    const { INotebookCellExecutor, INotebookTracker } = await shared("@jupyterlab/notebook");
     const { ISettingRegistry } = await shared("@jupyterlab/settingregistry");
     const plugin = {
       id: "@kernelring/star:plugin",
       description: "Lets a cell wait for its kernel, and shows that it waits or runs.",
       autoStart: true,
-      requires: [INotebookCellExecutor, ISettingRegistry],
-      activate: (_, executor, registry) => {
+      requires: [INotebookCellExecutor, INotebookTracker, ISettingRegistry],
+      activate: (_, executor, tracker, registry) => {
         const settings = registry.load("@datalayer/jupyter-server-nbmodel:notebook-cell-executor").catch(() => undefined);
+        const opened = ({ context }) => context.ready.then(() => begin(context));
+        tracker.forEach(opened);
+        tracker.widgetAdded.connect((_, panel) => opened(panel));
         executor.runCell = patient(executor.runCell.bind(executor), settings);
       },
     };
