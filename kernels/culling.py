@@ -22,7 +22,7 @@ import structlog
 
 from kernels import activity
 from kernels.chores import Chores
-from kernels.errors import KernelsError
+from kernels.errors import KernelsError, NurseryUnavailable
 from kernels.house import House
 from kernels.nursery_client import NurseryClient
 from kernels.tenant import Tenant
@@ -205,7 +205,10 @@ class Culler:
             return
         idle_s = round((datetime.now(UTC) - used_at).total_seconds(), 1)
         with kernel.nothing_new():
-            await self._nursery.retire(kernel.kernel_id, self._boot(), sentence)
+            try:
+                await self._nursery.retire(kernel.kernel_id, self._boot(), sentence)
+            except NurseryUnavailable:  # it may have agreed, and says so again
+                await self._nursery.retire(kernel.kernel_id, self._boot(), sentence)
         log.info("kernel_culled", user=kernel.user, kernel=kernel.kernel_id, idle_s=idle_s, why=sentence)
         # Without a pause since the nursery's answer: what waits for it finds the kernel ended.
         await self._house.end(tenant, "culled", sentence)

@@ -327,7 +327,8 @@ class Desk:
 
     async def _retire(self, visitor: Visitor, request: Answer) -> Answer:
         kernel_id, boot, reason = _kernel_id(request), text_of(request, "boot"), text_of(request, "reason")
-        self._kernels.retire(kernel_id, boot, reason)
+        record = self._kernels.retire(kernel_id, boot, reason)
+        self._farewells.keep(record.user, kernel_id, reason)  # its owner may die before it can say so
         return {}
 
     async def _bid_farewell(self, visitor: Visitor, request: Answer) -> Answer:

@@ -150,20 +150,23 @@ class Kernels:
         self._keep(ward, replace(ward.record, claim_epoch=epoch, claim_boot=boot))
         return ward.record
 
-    def retire(self, kernel_id: str, boot: str, reason: str) -> None:
+    def retire(self, kernel_id: str, boot: str, reason: str) -> KernelRecord:
         """Settles that its owner ends it. Raises ClaimRefused when that is not `boot` (any more), UnknownKernel."""
         ward = self._ward(kernel_id)
         if ward.record.claim_boot != boot:
             raise ClaimRefused(f"kernel {kernel_id} is held by {ward.record.claim_boot}", ward.record.claim_epoch)
         ward.retired, ward.ending = True, ward.ending or reason
-        asyncio.get_running_loop().call_later(RETIRED_S, self._end_retired, ward)
+        task = asyncio.create_task(self._end_retired(ward), name="end_retired")
+        self._orphans.add(task)
+        task.add_done_callback(self._orphans.discard)
+        return ward.record
 
-    def _end_retired(self, ward: Ward) -> None:
-        """In the place of an owner that has died before it could."""
-        if self._wards.get(ward.record.kernel_id) is ward:
-            task = asyncio.create_task(self.end(ward.record.kernel_id, ward.ending), name="end_retired")
-            self._orphans.add(task)
-            task.add_done_callback(self._orphans.discard)
+    async def _end_retired(self, ward: Ward) -> None:
+        """In the place of an owner that has died before it could; until it has gone."""
+        await asyncio.sleep(RETIRED_S)
+        while self._wards.get(ward.record.kernel_id) is ward:
+            with contextlib.suppress(KernelStuck):
+                await self.end(ward.record.kernel_id, ward.ending)
 
     def note(self, kernel_id: str, notes: dict[str, Any]) -> KernelRecord:
         """Replaces the kernel's notes. Raises UnknownKernel, BadRequest."""

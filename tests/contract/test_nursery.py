@@ -335,8 +335,10 @@ async def test_a_retired_kernel_is_ended_though_its_owner_dies(place: Place) -> 
     async with client(place) as nurse:
         record = await nurse.spawn(place.order())
         await nurse.claim(record.kernel_id, 1, "boot")
-        await nurse.retire(record.kernel_id, "boot", "idle")
+        await nurse.retire(record.kernel_id, "boot", "It was idle.")
     await until(lambda: not record.directory.exists(), RETIRED_S + 5)
+    async with client(place) as nurse:
+        assert await nurse.farewell(record.user, record.kernel_id) == "It was idle."
 
 
 async def test_a_program_that_is_execd_has_its_bounds(place: Place) -> None:
