@@ -6,7 +6,7 @@ comes to nothing, is the house's matter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import zmq
@@ -29,8 +29,8 @@ class Connecting:
     context: zmq.Context[Any]
     options: HouseOptions
 
-    def manager(self, user: str, kernel_id: str, kernel_name: str) -> NurseryKernelManager:
-        """A manager of a kernel that is to be started."""
+    def manager(self, user: str, kernel_id: str, kernel_name: str, *, takes_place: bool) -> NurseryKernelManager:
+        """A manager of a kernel that is to be started. `takes_place`: of another of its user's, which ends then."""
         made = NurseryKernelManager(
             kernel_id=kernel_id,
             kernel_name=kernel_name,
@@ -39,7 +39,10 @@ class Connecting:
             nursery=self.nursery,
             zmq_context=self.context,
         )
-        return self._told(made)
+        self._told(made)
+        if takes_place and made.bounds.user_kernels:
+            made.bounds = replace(made.bounds, user_kernels=made.bounds.user_kernels + 1)
+        return made
 
     async def adopted(self, record: KernelRecord) -> NurseryKernelManager:
         """A manager of a kernel that is there. Raises KernelsError, and NoSuchKernel of jupyter_client."""

@@ -91,10 +91,19 @@ class House:
         return tenant
 
     async def create(
-        self, user: str, kernel_id: str, kernel_name: str, *, cwd: Path, env: dict[str, str], notes: dict[str, Any]
+        self,
+        user: str,
+        kernel_id: str,
+        kernel_name: str,
+        *,
+        cwd: Path,
+        env: dict[str, str],
+        notes: dict[str, Any],
+        takes_place: bool = False,
     ) -> Tenant:
         """Start a kernel; return when its process exists (it answers a little later; clients wait for that).
 
+        `takes_place`: of another of its user's, which the caller ends then, so it is allowed where one is the limit.
         Raises DuplicateKernel when the id is taken, NoSuchKernel (jupyter_client) for an unknown kernelspec,
         TooManyKernels, SpawnRefused, NurseryUnavailable.
         """
@@ -102,7 +111,7 @@ class House:
         elsewhere = await self._user_of(kernel_id) is not None
         if elsewhere or kernel_id in self._tenants or kernel_id in self._in_hand:
             raise DuplicateKernel(kernel_id)
-        manager = self._connecting.manager(user, kernel_id, kernel_name)
+        manager = self._connecting.manager(user, kernel_id, kernel_name, takes_place=takes_place)
         manager.claim = self._rule.claim() if self._rule.owns(user) else (0, "")
         manager.notes = checked_notes(notes)
         self._in_hand.add(kernel_id)

@@ -41,8 +41,11 @@ async def start(
     path: str | None,
     kernel_id: str | None = None,
     notes: dict[str, Any] | None = None,
+    takes_place: bool = False,
 ) -> Tenant:
     """Start a kernel for the request's user. Raises ApiError: 501 unknown kernelspec, 409 id taken, 503.
+
+    `takes_place`: of another of the user's kernels, which the caller ends afterwards.
 
     429 when the user has too many: JupyterLab shows the message of any status, and takes only 403 for a lost login.
 
@@ -58,7 +61,9 @@ async def start(
     chosen = kernel_id or request_id(request)
     try:
         await request.app[app_keys.KERNELSPECS].check(name)
-        return await house.create(user, chosen, name, cwd=cwd, env=environment, notes=notes or {})
+        return await house.create(
+            user, chosen, name, cwd=cwd, env=environment, notes=notes or {}, takes_place=takes_place
+        )
     except NoSuchKernel as error:
         raise _no_such_kernelspec(name) from error
     except DuplicateKernel as error:

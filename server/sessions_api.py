@@ -176,4 +176,4 @@ async def _target(request: web.Request, kernel: dict[str, Any], found: Found) ->
             if tenant.record.kernel_id == kernel_id:
                 return tenant
         raise api_error(400, f"No such kernel: {kernel_id}")
-    return await kernels_api.start(request, name=name, path=found.session["path"])
+    return await kernels_api.start(request, name=name, path=found.session["path"], takes_place=True)

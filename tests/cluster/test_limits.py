@@ -41,3 +41,17 @@ async def test_a_user_gets_as_many_kernels_as_allowed_and_then_a_sentence(new_st
         stack.wait(lambda: len((stack.readyz() or {"members": []})["members"]) == 4, "the ring of four again")
         assert len((await ann.call("GET", "/api/kernels"))[1]) == MOST
         assert await start(ann, 31) == (429, {"message": SENTENCE, "reason": None})
+
+
+async def test_who_has_as_many_as_allowed_can_still_change_the_kernel_of_a_notebook(new_stack: NewStack) -> None:
+    stack = new_stack(workers=2, settings={"KERNELRING_USER_KERNELS": "1"})
+    async with Student(stack.url, stack.token("ann")) as ann:
+        session = (await start(ann, 2))[1]
+        for _ in range(2):
+            path = f"/api/sessions/{session['id']}"
+            status, changed, _ = await ann.call("PATCH", path, {"kernel": {"id": None, "name": "python3"}})
+            assert status == 200
+            assert changed["kernel"]["id"] != session["kernel"]["id"]
+            session = changed
+            assert [one["id"] for one in (await ann.call("GET", "/api/kernels"))[1]] == [session["kernel"]["id"]]
+        assert (await start(ann, 1))[0] == 429
