@@ -66,8 +66,7 @@ def _options() -> argparse.Namespace:
 
 
 def _chosen(options: argparse.Namespace) -> list[str]:
-    usual = [name for name in FIGURES if name != "pages" and not (options.quick and name in LONG)]
-    given: list[str] = options.only or usual  # pages are measured when asked for: they need a browser and stock Jupyter
+    given: list[str] = options.only or [name for name in FIGURES if not (options.quick and name in LONG)]
     return [name for name in FIGURES if name in given]
 
 

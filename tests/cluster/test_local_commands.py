@@ -89,6 +89,17 @@ def test_local_bench_prints_a_ratio_to_a_floor_of_the_same_run(tmp_path: Path) -
     assert json.loads(figures.read_text())
 
 
+@pytest.mark.timeout(240)
+def test_local_bench_measures_the_pages_against_stock_jupyter(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "local.bench_main", "--quick", "--only", "pages", "--json", str(figures)]
+    bench = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=230)
+    assert bench.returncode == 0, bench.stderr
+    found = {figure["name"]: figure for figure in json.loads(figures.read_text())["figures"]}
+    assert {"Lab: page ready", "Notebook: first output, from the key", "list of files ready"} < set(found)
+    assert all(figure["ratio"] > 0 for figure in found.values())
+
+
 def processes_naming(directory: Path) -> list[str]:
     """Processes whose command line names the directory."""
     found = []
