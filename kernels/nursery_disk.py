@@ -85,7 +85,7 @@ def remove(directory: Path) -> None:
     try:
         shutil.rmtree(directory, ignore_errors=True)
     except RecursionError:  # it goes on being removed behind
-        _start_removing(directory)
+        start_removing(directory)
     if directory.exists():
         log.warning("kernel_directory_not_removed", directory=str(directory))
 
@@ -97,11 +97,11 @@ async def removed(directory: Path) -> None:
             filled = next(entries, None) is not None
     except OSError:
         filled = False
-    if not filled or await _has_ended(_start_removing(directory)):
+    if not filled or await _has_ended(start_removing(directory)):
         remove(directory)
 
 
-def _start_removing(directory: Path) -> subprocess.Popen[bytes]:
+def start_removing(directory: Path) -> subprocess.Popen[bytes]:
     """The nursery waits for all of its children itself."""
     child = subprocess.Popen(["rm", "-rf", "--one-file-system", "--", str(directory)])  # noqa: S607
     child.returncode = 0

@@ -22,6 +22,8 @@ _REFUSED: Final = (
     # file systems and namespaces
     "chroot", "fsconfig", "fsmount", "fsopen", "fspick", "mount", "mount_setattr", "move_mount", "open_tree",
     "pivot_root", "setns", "umount", "umount2", "name_to_handle_at", "open_by_handle_at",
+    # what no limit counts, and stays when all of its owner's processes have ended
+    "shmget", "semget", "msgget", "mq_open",
     # keys, which are shared by all of a session, and large parts of Linux that no lesson needs
     "add_key", "keyctl", "request_key", "bpf", "perf_event_open", "userfaultfd", "modify_ldt", "remap_file_pages",
     "fanotify_init",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from kernels.confine.options import Options, Room, Walls
 from kernels.confine.uids import Uids, UidsError
 from kernels.errors import SpawnRefused
 from kernels.inside.confined import CONFINED
+from kernels.nursery_disk import start_removing
 from kernels.records import SpawnOrder
 
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (looked through, and nothing is made there)
@@ -129,9 +131,15 @@ def _kill_all_of(uid: int) -> None:
 
 
 def _forget_shared_memory(uid: int) -> None:
+    """What is the uid's in the one directory outside of its own where it may make something."""
     for path in _SHARED_MEMORY.iterdir():
         try:
-            if path.lstat().st_uid == uid:
+            found = path.lstat()
+            if found.st_uid != uid:
+                continue
+            if stat.S_ISDIR(found.st_mode):  # of any depth: by a process of its own
+                start_removing(path)
+            else:
                 path.unlink()
         except OSError as error:
             log.info("shared_memory_left", path=path.name, error=str(error))

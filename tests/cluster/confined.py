@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -31,10 +32,13 @@ def _tried(what):
 
 @contextmanager
 def confined_stack(**settings: str) -> Iterator[Stack]:
-    """Two workers whose kernels are confined. Skips where this machine cannot."""
+    """Two workers whose kernels are confined, and a Redis with a password. Skips where this machine cannot."""
     if os.geteuid() != 0:
         pytest.skip("only root can give each user a uid")
-    with RedisServer() as server, running(server, workers=2, confined=True, settings=settings) as stack:
+    with (
+        RedisServer(password=secrets.token_hex(16)) as server,
+        running(server, workers=2, confined=True, settings=settings) as stack,
+    ):
         if (stack.readyz() or {}).get("confinement") == "none":
             pytest.skip(f"kernels cannot be confined here: {stack.events('kernels_not_confined')[-1]['missing']}")
         yield stack
