@@ -21,9 +21,12 @@ from tests.cluster.confined import record, student, told
 LIVES_S: Final = 120.0  # for the next line of ada's, on a machine that others use too
 DIARY: Final = "Dear diary: 7d1f0c"  # in ada's file, in her kernel's memory and in what it prints
 HERS: Final = f"""
-import socket
+import json, socket
 with open("diary.txt", "w") as file:
     file.write({DIARY!r})
+with open("diary.ipynb", "w") as file:
+    cell = dict(cell_type="markdown", id="a", metadata=dict(), source={DIARY!r})
+    json.dump(dict(cells=[cell], metadata=dict(), nbformat=4, nbformat_minor=5), file)
 listening = socket.socket(socket.AF_UNIX)
 listening.bind("\\0{{abstract}}")
 listening.listen()

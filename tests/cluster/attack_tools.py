@@ -57,6 +57,11 @@ def libc(name: str, *arguments: Any) -> int:
     return result
 
 
+def room() -> Any:
+    """Where a call may put what it tells."""
+    return ctypes.create_string_buffer(8)
+
+
 def connect(path: str) -> None:
     """To a Unix socket."""
     with socket.socket(socket.AF_UNIX) as made:

@@ -59,6 +59,9 @@ ATTACKS: Final = {
     "her memory through a thread": ("open(f'/proc/{at.pid}/task/{at.pid}/mem', 'rb').read(1)", DENIED),
     "where her memory lies": ("open(f'/proc/{at.pid}/auxv', 'rb').read()", DENIED),
     "what she reads and writes": ("open(f'/proc/{at.pid}/io').read()", DENIED),
+    "where her locks lie": ("libc('syscall', 274, at.pid, room(), room())", DENIED),
+    "when her clocks wake her": ("open(f'/proc/{at.pid}/timerslack_ns', 'w').write('9' * 9)", DENIED),
+    "to move her memory elsewhere": ("libc('syscall', 256, at.pid, 64, room(), room())", DENIED),
     "her program": ("os.readlink(f'/proc/{at.pid}/exe')", DENIED),
     "her namespaces": ("os.open(f'/proc/{at.pid}/ns/net', os.O_RDONLY)", DENIED),
     "the environment of Redis": ("open(f'/proc/{at.redis_pid}/environ').read()", DENIED),
@@ -72,6 +75,7 @@ ATTACKS: Final = {
     "to end Redis": ("os.kill(at.redis_pid, signal.SIGKILL)", DENIED),
     "to slow her down": ("os.setpriority(os.PRIO_PROCESS, at.pid, 19)", DENIED),
     "to slow her and all of hers down": ("os.setpriority(os.PRIO_USER, at.uid, 19)", DENIED),
+    "to put her last at the disk": ("libc('syscall', 251, 1, at.pid, 3 << 13)", DENIED),
     "to bind her to a processor": ("os.sched_setaffinity(at.pid, [0])", DENIED),
     "to take her memory away": ("resource.prlimit(at.pid, resource.RLIMIT_DATA, (0, 0))", DENIED),
     "to have her ended first": ("open(f'/proc/{at.pid}/oom_score_adj', 'w').write('1000')", DENIED),
@@ -110,6 +114,15 @@ ATTACKS: Final = {
         "descriptor_bomb(lambda: socket.create_connection(('127.0.0.1', at.port), 10))", r"OSError: \[Errno 24\]"),
     "descriptors under way without end": ("descriptors_under_way()", r"OSError: \[Errno 109\]"),
 }  # fmt: skip
+
+NEEDED: Final = {
+    "an abstract socket of hers": "landlock([6-9]|[1-9][0-9])",
+    "ptrace by the x32 door": "seccomp",
+    "memory that stays without its process": "seccomp",
+    "locks that stay without their process": "seccomp",
+    "messages that stay without their process": "seccomp",
+    "a queue that stays without its process": "seccomp",
+}
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +165,9 @@ def uid_of(pid: int) -> int:
 
 @pytest.mark.parametrize("name", ATTACKS)
 async def test_an_attack_by_a_cell_is_refused(ground: Ground, name: str) -> None:
-    if name == "an abstract socket of hers" and "landlock" not in (ground.stack.readyz() or {})["confinement"]:
-        pytest.skip("this machine has no Landlock")
+    needed = re.compile(NEEDED.get(name, ""))
+    if not needed.search((ground.stack.readyz() or {})["confinement"]):
+        pytest.skip(f"this machine lacks {needed.pattern}")
     attack, refusal = ATTACKS[name]
     async with ground.unharmed():
         found = await attempts(ground.mallory, {name: attack})
@@ -189,6 +203,17 @@ async def test_connections_that_a_cell_holds_keep_nobody_out(ground: Ground) -> 
         await told(ground.mallory, hold)
         assert (await ground.ada.call("GET", f"/api/kernels/{ground.ada.kernel_id}"))[0] == 200
         await told(ground.mallory, "for each in held: each.close()")
+
+
+async def test_a_kernel_that_stops_itself_can_be_ended(ground: Ground) -> None:
+    async with ground.unharmed(), Student(ground.stack.url, ground.stack.token("mallory")) as again:
+        await again.start()
+        await again.open()
+        pid = record(ground.stack, again).pid
+        await again.ask("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)")
+        await until(lambda: status(pid)["State"].startswith("T"))
+        await ground.goes_on()
+        assert await again.delete() == 204
 
 
 TRAPS: Final = """
