@@ -26,12 +26,14 @@
     }
   }
 
-  /* The page's session, as the notebook asks for it, but not after it has looked after the checkpoints of its file. */
-  function begin({ model, sessionContext: session }) {
+  /* Ask for the page's session, as the notebook does itself, but not after it has looked after the file's checkpoints. */
+  async function begin(context) {
+    await context.ready; // until then there is a cell to be seen, which is none of the notebook's
+    const { model, sessionContext: session } = context;
     if (session.isReady) return;
     const name = model.defaultKernelName || session.kernelPreference.name;
     session.kernelPreference = { ...session.kernelPreference, name, language: model.defaultKernelLanguage };
-    beginnings.set(session, session.initialize().catch(() => undefined)); // the notebook asks, too, and says what fails
+    await session.initialize();
   }
 
   /* Until the page has its session, or has none to wait for. */
@@ -64,7 +66,8 @@
       requires: [INotebookCellExecutor, INotebookTracker, ISettingRegistry],
       activate: (_, executor, tracker, registry) => {
         const settings = registry.load("@datalayer/jupyter-server-nbmodel:notebook-cell-executor").catch(() => undefined);
-        const opened = ({ context }) => context.ready.then(() => begin(context));
+        const opened = ({ context }) =>
+          beginnings.set(context.sessionContext, begin(context).catch(() => undefined)); // the notebook says what fails
         tracker.forEach(opened);
         tracker.widgetAdded.connect((_, panel) => opened(panel));
         executor.runCell = patient(executor.runCell.bind(executor), settings);
