@@ -16,7 +16,7 @@ from kernels.errors import BadRequest
 class Bounds:
     """0 is no bound. `user_kernels`: how many kernels a user may have. Of the host: `host_kernels` may run,
     `free_mib` must be left when one starts, and `wait_s` is how long one waits for that. Of each process:
-    `nice` as in nice(2), `cpu_s` of the processor."""
+    `nice` as in nice(2), `cpu_s` of the processor. Of a kernel with all that it has started: `total_mib` of memory."""
 
     user_kernels: int = 0
     host_kernels: int = 0
@@ -24,6 +24,7 @@ class Bounds:
     wait_s: int = 0
     nice: int = 0
     cpu_s: int = 0
+    total_mib: int = 0
 
     @classmethod
     def from_json(cls, source: object) -> Self:

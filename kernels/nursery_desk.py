@@ -121,6 +121,7 @@ class Desk:
         tending = [asyncio.create_task(_every(TRIM_S, self._kernels.trim_logs))]
         tending.append(asyncio.create_task(_every(TRIM_S, self._kernels.oom.look)))
         tending.append(asyncio.create_task(_every(SWEEP_S, self._kernels.sweep)))
+        tending.append(asyncio.create_task(self._kernels.watch.run()))
         if self._nest is not None:
             tending.append(asyncio.create_task(_every(LOOK_S, self._nest.look)))
         self._count_workers()

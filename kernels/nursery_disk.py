@@ -102,7 +102,7 @@ async def removed(directory: Path) -> None:
 
 
 def start_removing(directory: Path) -> subprocess.Popen[bytes]:
-    """The nursery waits for all of its children itself."""
+    """By a process of its own. The nursery waits for all of its children itself."""
     child = subprocess.Popen(["rm", "-rf", "--one-file-system", "--", str(directory)])  # noqa: S607
     child.returncode = 0
     return child

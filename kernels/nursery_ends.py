@@ -31,12 +31,19 @@ def how_it_ended(ward: Ward, status: int | None, *, for_memory: bool, memory_mib
     found = Exit.of_status(status, for_memory=for_memory)
     if ward.ending:
         return replace(found, reason=f"ended: {ward.ending}")
+    if ward.struck:
+        return replace(found, reason=ward.struck)
     words = bounded_log.tail(ward.record.directory / nursery_disk.LOG)
     if reason := _limit_reached(found, ward.bounds.cpu_s, words, for_memory=for_memory, memory_mib=memory_mib):
         return replace(found, reason=reason)
     if ward.born and time.monotonic() - ward.born < EARLY_S and found.code != 0 and words:
         return replace(found, reason=f"{found.reason}; its last words were:\n{words}")
     return found
+
+
+def too_much_memory(mib: int) -> str:
+    """Of a kernel that is killed for what it has together with all that it has started."""
+    return f"Your notebook and what it has started used more than {mib:,} MiB of memory (KERNELRING_KERNEL_TOTAL_MIB)."
 
 
 def _limit_reached(found: Exit, cpu_s: int, words: str, *, for_memory: bool, memory_mib: int) -> str:

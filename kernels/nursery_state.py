@@ -28,6 +28,7 @@ from kernels.errors import ClaimRefused, KernelStuck, SpawnRefused, TooManyKerne
 from kernels.nursery_ends import how_it_ended
 from kernels.nursery_starts import Starts
 from kernels.nursery_ward import Ward, check_owner, check_successor, first_record
+from kernels.nursery_watch import Watch
 from kernels.nursery_zygote import Nest, NoSpare
 from kernels.oom import OomKills
 from kernels.records import Exit, KernelRecord, SpawnOrder, checked_notes
@@ -67,6 +68,7 @@ class Kernels:
         self._wards: dict[str, Ward] = {}
         self._starts = Starts(self._wards.values, self._begin, self._not_begun)
         self.oom = OomKills()
+        self.watch = Watch(self._wards.values, warden.memory_mib if warden else 0)
         self._orphans: set[asyncio.Task[None]] = set()  # retired kernels that are ended in their owner's place
 
     def recover(self) -> None:
@@ -365,13 +367,11 @@ class Kernels:
             return
         asyncio.get_running_loop().remove_reader(ward.pidfd)
         os.close(ward.pidfd)
-        ward.pidfd, ward.ended = -1, time.monotonic()
-        pid = ward.record.pid
+        pid, ward.pidfd, ward.ended = ward.record.pid, -1, time.monotonic()
         # Before waiting for it: as a zombie it still holds its pid, so the group cannot be another's.
         processes.kill_group(pid)
-        memory_mib = self._warden.memory_mib if self._warden else 0
         status, for_memory = processes.wait_status(pid, ward.record.pid_started), self.oom.lately()
-        found = how_it_ended(ward, status, for_memory=for_memory, memory_mib=memory_mib)
+        found = how_it_ended(ward, status, for_memory=for_memory, memory_mib=self.watch.memory_mib)
         self._keep(ward, replace(ward.record, state="exited", exit=found))
         self._leave(ward.record)
         ward.settled.set()

@@ -34,6 +34,7 @@ class Ward:
     born: float = 0.0
     bounds: Bounds = UNBOUNDED  # of what an earlier nursery has started they are not known
     ending: str = ""
+    struck: str = ""  # why the nursery itself has killed it, for its user
     ended: float = 0.0
     exited: asyncio.Event = field(default_factory=asyncio.Event)
     group_left: bool = False

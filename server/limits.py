@@ -18,4 +18,5 @@ def bounds_of(settings: Settings) -> Bounds:
         wait_s=settings.start_wait_s,
         nice=settings.kernel_nice,
         cpu_s=round(settings.kernel_cpu_hours * 3600),
+        total_mib=settings.kernel_total_mib,
     )

@@ -257,6 +257,13 @@ class Settings:
         parsers.whole(128, 1_048_576),
         "MiB of memory that a confined kernel, and each process that it starts, may have",
     )
+    kernel_total_mib: int = _setting(
+        "KERNELRING_KERNEL_TOTAL_MIB",
+        "0",
+        parsers.whole(0, 1_048_576),
+        "MiB that a kernel and all that it has started may have together, with shared memory and `/dev/shm`; `0`: a "
+        "quarter more than `KERNELRING_KERNEL_MEMORY_MIB` where kernels are confined, elsewhere no limit",
+    )
     kernel_cpu_hours: float = _setting(
         "KERNELRING_KERNEL_CPU_HOURS",
         "0",

@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 
+from kernels import nursery_disk
 from kernels.confine import folders
 from kernels.confine.folders import FolderError
 from kernels.confine.host import Report
@@ -22,7 +23,6 @@ from kernels.confine.options import Options, Room, Walls
 from kernels.confine.uids import Uids, UidsError
 from kernels.errors import SpawnRefused
 from kernels.inside.confined import CONFINED
-from kernels.nursery_disk import start_removing
 from kernels.records import SpawnOrder
 
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (looked through, and nothing is made there)
@@ -80,7 +80,7 @@ class Warden:
         """
         if uid := self._uid_of(directory):
             _kill_all_of(uid)
-            _forget_shared_memory(uid)
+            forget_shared_memory(uid)
 
     def _uid_of(self, directory: Path) -> int:
         """Whose kernel this is, by the group that `admit` gave its directory; 0 if it was not confined, or is gone."""
@@ -130,16 +130,14 @@ def _kill_all_of(uid: int) -> None:
     os.waitpid(pid, 0)
 
 
-def _forget_shared_memory(uid: int) -> None:
-    """What is the uid's in the one directory outside of its own where it may make something."""
+def forget_shared_memory(uid: int) -> None:
+    """Remove what the uid has in /dev/shm."""
     for path in _SHARED_MEMORY.iterdir():
         try:
             found = path.lstat()
-            if found.st_uid != uid:
-                continue
-            if stat.S_ISDIR(found.st_mode):  # of any depth: by a process of its own
-                start_removing(path)
-            else:
+            if found.st_uid == uid and stat.S_ISDIR(found.st_mode):
+                nursery_disk.start_removing(path)
+            elif found.st_uid == uid:
                 path.unlink()
         except OSError as error:
             log.info("shared_memory_left", path=path.name, error=str(error))

@@ -13,8 +13,35 @@ from local.stack import Stack
 from local.student import Student
 from tests.cluster.confined import confined_stack, record, student, told
 
-CPU_S = 3
+CPU_S, TOTAL_MIB = 3, 200
 SENTENCE_CPU = "[kernelring] Your notebook has used its 3 seconds of processor time. A new one takes its place"
+SENTENCE_TOTAL = "[kernelring] Your notebook and what it has started used more than 200 MiB of memory"
+SHARED = """
+from multiprocessing import Process
+from multiprocessing.shared_memory import SharedMemory
+import time
+def work():
+    room = SharedMemory(create=True, size=100 * 2**20)
+    room.buf[:] = bytes(range(256)) * (len(room.buf) // 256)
+    time.sleep(600)
+pool = [Process(target=work) for _ in range(4)]
+for one in pool:
+    one.start()
+for one in pool:
+    one.join()
+"""
+WRITTEN = """
+import tempfile
+with open(tempfile.mkdtemp(dir="/dev/shm") + "/file", "wb") as file:
+    for _ in range(400):
+        file.write(bytes(2**20))
+"""
+MINE_GONE = """
+import os, time
+while any(entry.stat().st_uid == os.getuid() for entry in os.scandir("/dev/shm")):
+    time.sleep(0.01)
+print("gone")
+"""
 NULL_WRITTEN = """
 import ctypes
 libc = ctypes.CDLL(None)
@@ -27,6 +54,7 @@ ctypes.memset(room, 1, 1)
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     limits = {"KERNELRING_KERNEL_MEMORY_MIB": "512", "KERNELRING_KERNEL_CPU_HOURS": f"{CPU_S / 3600:.9f}"}
+    limits |= {"KERNELRING_KERNEL_TOTAL_MIB": str(TOTAL_MIB)}
     with confined_stack(**limits) as found:
         yield found
 
@@ -54,6 +82,21 @@ async def test_a_kernel_that_a_library_has_ended_for_want_of_memory_names_the_li
         assert outcome.reply["status"] == "error"
         assert "512 MiB" in outcome.reply["evalue"], outcome.reply
         assert await told(broken, "print('again')") == "again"
+
+
+@pytest.mark.parametrize("code", [SHARED, WRITTEN], ids=["processes", "files"])
+async def test_a_kernel_with_too_much_shared_memory_is_ended_and_its_neighbour_stays(stack: Stack, code: str) -> None:
+    """Each process alone is far from its limit. Files that no process has mapped are memory, too."""
+    async with student(stack, "sharer") as sharer, student(stack, "neighbour") as neighbour:
+        await told(neighbour, "kept = 1")
+        await sharer.ask(code)
+        words = await said(sharer, "what it has started")
+        assert words.startswith(SENTENCE_TOTAL)
+        assert "(KERNELRING_KERNEL_TOTAL_MIB). A new one takes its place" in words
+        assert await told(sharer, "print('again')") == "again"
+        assert await told(neighbour, "print(kept)") == "1"
+        if code == WRITTEN:
+            assert await told(sharer, MINE_GONE) == "gone"
 
 
 async def test_a_kernel_that_has_used_its_processor_time_says_so(stack: Stack) -> None:
