@@ -6,6 +6,8 @@ Reached only over this worker's internal socket. See `server/links.py` for what 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import orjson
 import structlog
@@ -83,7 +85,7 @@ class _Place:
     async def _seat(self) -> Seat | None:
         """The seat, once the peer has been told of it; None when there is none, or the peer has gone meanwhile."""
         try:
-            seat = await self._kernel.take_seat(await receive_resume(self._socket))
+            seat = await self._awaited(self._kernel.take_seat(await receive_resume(self._socket)))
         except ConnectionError:
             return None
         except (KernelGone, KernelMoved) as error:
@@ -95,6 +97,22 @@ class _Place:
             seat.leave()
             return None
         return seat
+
+    async def _awaited(self, seat: Coroutine[Any, Any, Seat]) -> Seat:
+        """The seat of a kernel that may take long to start. Raises ConnectionResetError when the peer goes meanwhile.
+
+        Only who reads answers pings: the peer took an owner that did not for dead after 15 s.
+        """
+        taking, reading = asyncio.create_task(seat), asyncio.create_task(self._socket.receive())
+        try:
+            await asyncio.wait((taking, reading), return_when=asyncio.FIRST_COMPLETED)
+            if not taking.done():  # nothing is sent before the seat is given
+                raise ConnectionResetError("the peer has gone")
+            return taking.result()
+        finally:
+            for task in (taking, reading):
+                task.cancel()
+            await asyncio.gather(taking, reading, return_exceptions=True)
 
     async def _from_peer(self, seat: Seat) -> None:
         async for received in self._socket:
