@@ -138,7 +138,7 @@ class Watch:
         mine = theirs[pid]
         same = [process for each in theirs.values() if each.uid == mine.uid for process in each.own]
         counted = {*same, *mine.loose} if files_kib else set(mine.all)
-        parts = {process.pid: resident.part_of(process) async for process in _in_turn(list(counted))}
+        parts = {process.pid: resident.part_of(process) async for process in _in_turn(counted, 1)}
         unmapped_kib = max(0, files_kib - sum(part.shared for part in parts.values()))
         loose_kib = total_kib((parts[process.pid] for process in mine.loose), unmapped_kib)
         found_kib = total_kib((parts[process.pid] for process in mine.own), loose_kib)
@@ -184,8 +184,8 @@ async def _files_of_users() -> dict[int, int]:
     return found
 
 
-async def _in_turn(items: Iterable[T]) -> AsyncIterator[T]:
+async def _in_turn(items: Iterable[T], at_once: int = AT_ONCE) -> AsyncIterator[T]:
     for number, item in enumerate(items, 1):
         yield item
-        if number % AT_ONCE == 0:
+        if number % at_once == 0:
             await asyncio.sleep(0)
