@@ -6,8 +6,10 @@ comes to nothing, is the house's matter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+import asyncio
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
 
 import zmq
 
@@ -20,6 +22,13 @@ from kernels.records import KernelRecord
 from kernels.tenant import Tenant
 from kernels.wires import is_bound
 
+STARTS_AT_ONCE: Final = 4
+"""The nursery takes orders one by one. A hundred that are prepared at once keep this worker from its beat."""
+
+
+def _turns() -> asyncio.Semaphore:
+    return asyncio.Semaphore(STARTS_AT_ONCE)
+
 
 @dataclass(frozen=True, slots=True)
 class Connecting:
@@ -28,6 +37,7 @@ class Connecting:
     nursery: NurseryClient
     context: zmq.Context[Any]
     options: HouseOptions
+    turns: asyncio.Semaphore = field(default_factory=_turns)
 
     def manager(self, user: str, kernel_id: str, kernel_name: str, *, takes_place: bool) -> NurseryKernelManager:
         """A manager of a kernel that is to be started. `takes_place`: of another of its user's, which ends then."""
@@ -43,6 +53,11 @@ class Connecting:
         if takes_place and made.bounds.user_kernels:
             made.bounds = replace(made.bounds, user_kernels=made.bounds.user_kernels + 1)
         return made
+
+    async def begin(self, manager: NurseryKernelManager, cwd: Path, env: dict[str, str]) -> None:
+        """Have a kernel started, in order of arrival. Raises KernelsError, and what jupyter_client does."""
+        async with self.turns:
+            await manager.start_kernel(cwd=str(cwd), env=env)
 
     async def adopted(self, record: KernelRecord) -> NurseryKernelManager:
         """A manager of a kernel that is there. Raises KernelsError, and NoSuchKernel of jupyter_client."""

@@ -116,7 +116,7 @@ class House:
         manager.notes = checked_notes(notes)
         self._in_hand.add(kernel_id)
         try:
-            await manager.start_kernel(cwd=str(cwd), env=env)
+            await self._connecting.begin(manager, cwd, env)
         finally:
             self._in_hand.discard(kernel_id)
         record = manager.kernel_record

@@ -28,6 +28,8 @@ GROUP_PAUSE_S = 0.01
 _PR_SET_CHILD_SUBREAPER, _PR_SET_PDEATHSIG = 36, 1
 _OOM_FIRST = b"1000"
 HEED_XCPU_S = 5
+SESSION_NICE = 10
+"""What a kernel's session is nicer than its process: with it a session weighs a tenth."""
 _STATE, _GROUP, _SESSION, _STARTED, _EXIT_CODE = 0, 2, 3, 19, 49
 """Places in /proc/<pid>/stat after the command's name: fields 3, 5, 6, 22 and 52 of proc(5)."""
 
@@ -229,12 +231,13 @@ def lose_to_the_oom_killer() -> None:
 def be_bounded(nice: int, cpu_s: int) -> None:
     """Workers get the processor before kernels do, and a kernel gets so much of it in all (0: as much as it likes).
 
-    Where sessions share the processor among themselves (autogroup), it is the session's nice value that counts.
-    Whoever ignores SIGXCPU is killed a little later.
+    Where sessions share the processor among themselves (autogroup), it is the session's nice value that counts. Each
+    kernel is a session, all workers together are one: without more between them a class that starts at once left the
+    workers so little that they lost their leases. Whoever ignores SIGXCPU is killed a little later.
     """
     if nice:
         os.nice(nice)
-        _write("/proc/self/autogroup", b"%d" % nice)
+        _write("/proc/self/autogroup", b"%d" % min(19, nice + SESSION_NICE))
     if cpu_s:
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
         most = cpu_s + HEED_XCPU_S if hard == resource.RLIM_INFINITY else min(cpu_s + HEED_XCPU_S, hard)
