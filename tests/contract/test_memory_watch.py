@@ -26,7 +26,7 @@ mine = []
 for number in range(4):
     pid = os.fork()
     if not pid:
-        if number == 3:
+        if number == 3 and sys.argv[1] != os.devnull:
             os.setsid()
         room = mmap.mmap(-1, 100 * 2**20)  # shared, which RLIMIT_DATA does not count
         for at in range(0, len(room), mmap.PAGESIZE):
