@@ -28,8 +28,8 @@ GROUP_PAUSE_S = 0.01
 _PR_SET_CHILD_SUBREAPER, _PR_SET_PDEATHSIG = 36, 1
 _OOM_FIRST = b"1000"
 HEED_XCPU_S = 5
-SESSION_NICE = 10
-"""What a kernel's session is nicer than its process: with it a session weighs a tenth."""
+SESSION_NICE = 5
+"""What a kernel's session is nicer than its process: with it a session weighs a third."""
 _STATE, _GROUP, _SESSION, _STARTED, _EXIT_CODE = 0, 2, 3, 19, 49
 """Places in /proc/<pid>/stat after the command's name: fields 3, 5, 6, 22 and 52 of proc(5)."""
 
