@@ -80,6 +80,17 @@ def test_what_is_saved_by_another_in_the_midst_of_a_save_is_not_lost(ada: Studen
     ada.stack.wait(
         lambda: ada.notebook_on_disk("two.ipynb").cells[0].source == "'of this tab, again'", "what was chosen"
     )
+    ada.put_notebook(context, "two.ipynb", "'of a third'")
+    notebook.write(0, "'of this tab, at last'")
+
+    def is_told() -> bool:
+        notebook.page.keyboard.press("Control+s")
+        return dialog(notebook.page).filter(has_text="changed").count() > 0
+
+    ada.stack.wait(is_told, "words about the third")
+    assert ada.notebook_on_disk("two.ipynb").cells[0].source == "'of a third'"
+    assert all("412" in fault or "changed meanwhile" in fault for fault in ada.faults)
+    ada.faults.clear()
 
 
 def test_two_students_at_once_see_nothing_of_each_other(new_student: NewStudent) -> None:
