@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kernels.processes import SESSION_NICE
 from local.stack import Stack
 from local.student import Student
 from tests.cluster.confined import confined_stack, record, student, told
@@ -112,7 +113,9 @@ async def test_kernels_come_after_the_workers_and_are_the_first_to_go_for_memory
         assert await told(nice, "import os; print(os.nice(0))") == str(min(19, os.nice(0) + 5))
         assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
         if (session := Path(f"/proc/{pid}/autogroup")).exists():
-            assert session.read_text().split()[-1] == "15"  # all workers are one session, each kernel is one
+            assert session.read_text().split()[-1] == str(
+                5 + SESSION_NICE
+            )  # all workers are one session, each kernel is one
         for worker in stack.worker_pids():
             fields = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()
             assert int(fields[16]) == int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[16])
