@@ -76,6 +76,7 @@ class Conversation:
         self._switch = asyncio.Lock()
         self._passing = asyncio.Lock()
         self._leaving = False
+        self._parting = False  # we close, and the client is to hear why: it answers our close
         self._owner_generation = 0
         self._ended = asyncio.Event()
         self._heard_out = asyncio.Event()  # the client has closed, and all that it had sent before was read
@@ -100,6 +101,8 @@ class Conversation:
         deaf = asyncio.create_task(self._socket.until_deaf(), name="until_deaf")
         try:
             await asyncio.wait((inward, outward, deaf), return_when=asyncio.FIRST_COMPLETED)
+            if self._parting:  # with what it sends meanwhile unread, a socket that is dropped takes our words with it
+                await asyncio.wait((outward, deaf), timeout=2 * CLOSE_S, return_when=asyncio.FIRST_COMPLETED)
             if self._leaving and not outward.done():
                 await self._all_taken()
         finally:
@@ -317,7 +320,7 @@ class Conversation:
                 frames = await self._link.frames()
                 self._progress.set()
             except KernelGone as gone:
-                await self._socket.close(code=WSCloseCode.OK, message=str(gone).encode()[:MAX_REASON])
+                await self._part(WSCloseCode.OK, str(gone))
                 return
             except (KernelMoved, PeerLost) as moved:
                 log.info("link_lost", user=self._user, kernel=self._kernel_id, why=str(moved))
@@ -347,8 +350,14 @@ class Conversation:
         gone = error.status == 404
         if gone:
             await self._pass_on(framing.server_message("iopub", "status", {"execution_state": "dead"}))
-        code = WSCloseCode.OK if gone else CLOSE_LATER
-        await self._socket.close(code=code, message=error.message.encode()[:MAX_REASON])
+        await self._part(WSCloseCode.OK if gone else CLOSE_LATER, error.message)
+
+    async def _part(self, code: int, why: str) -> None:
+        self._parting = True
+        if self._inward:  # while somebody reads, aiohttp does not wait for the answer to a close
+            self._inward.cancel()
+            await asyncio.wait((self._inward,))
+        await self._socket.close(code=code, message=why.encode()[:MAX_REASON])
 
     async def _pass_on(self, frame: bytes) -> None:
         channel = framing.channel_of(frame)

@@ -107,7 +107,7 @@ async def test_what_an_open_page_says_by_itself_does_not_keep_it(quick: Stack) -
                 for kind in ("kernel_info_request", "comm_info_request"):
                     await ada.send(kind, {})
                 await ada.call("GET", f"/api/kernels/{ada.kernel_id}")
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.01)
 
         talking = asyncio.create_task(chatter())
         _, closed = await until_closed(ada)
