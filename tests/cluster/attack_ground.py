@@ -38,7 +38,7 @@ n = 0
 while n < 20_000 and not os.path.exists("enough"):
     print(n, said, flush=True)
     n += 1
-    time.sleep(0.05)
+    time.sleep(0.05)  # so that it lasts as long as the attacks, and leaves them the processor
 """
 
 

@@ -24,7 +24,7 @@ import time
 def work():
     room = SharedMemory(create=True, size=100 * 2**20)
     room.buf[:] = bytes(range(256)) * (len(room.buf) // 256)
-    time.sleep(600)
+    time.sleep(600)  # it holds what it has until it is killed
 pool = [Process(target=work) for _ in range(4)]
 for one in pool:
     one.start()
@@ -40,7 +40,7 @@ with open(tempfile.mkdtemp(dir="/dev/shm") + "/file", "wb") as file:
 MINE_GONE = """
 import os, time
 while any(entry.stat().st_uid == os.getuid() for entry in os.scandir("/dev/shm")):
-    time.sleep(0.01)
+    time.sleep(0.01)  # between two looks
 print("gone")
 """
 NULL_WRITTEN = """

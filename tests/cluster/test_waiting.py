@@ -57,7 +57,7 @@ async def test_a_start_waits_visibly_and_is_served_when_there_is_room(new_stack:
         assert (await carl.call("POST", f"/api/kernels/{carl.kernel_id}/interrupt"))[0] == 204
         began = time.monotonic()
         assert await carl.delete() == 204
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 2
         assert carl.kernel_id not in records(stack)
         await heard(dora, WORDS.format(2))
         assert await ann.delete() == 204

@@ -64,7 +64,7 @@ async def test_it_returns_at_once_while_redis_hangs_and_its_orphan_ends_in_time(
 ) -> None:
     redis_server.pause()
     report = await evict(redis_server.url, DEAD, times=5)
-    assert report["returned_s"] < CALL_S
+    assert report["returned_s"] < 0.2
     assert len(report["orphans"]) == 5
     assert report["orphans_s"] < CALL_S + 5
     assert report["rebound"]
@@ -77,5 +77,5 @@ async def test_it_returns_at_once_while_redis_hangs_and_its_orphan_ends_in_time(
 )
 async def test_it_raises_nothing_and_leaves_nothing_whatever_the_address(url: str) -> None:
     report = await evict(url.format(port=free_port()), DEAD, times=3)
-    assert report["returned_s"] < CALL_S
+    assert report["returned_s"] < 0.2
     assert len(report["orphans"]) == 3
