@@ -8,6 +8,7 @@ is asked for it before anything else is handed up. Knows nothing of clients but 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final
@@ -32,13 +33,16 @@ CONTROL_REPLIES: Final = frozenset({
 })  # fmt: skip
 
 
+_LINKS: Final = itertools.count(1)
+
+
 class Recorded:
-    """The kernel itself grants the identity, and tells again what it has said."""
+    """The kernel itself grants the identity, which is this connection's own, and tells again what it has said."""
 
     recorded = True
 
     def __init__(self, epoch: int, boot: str, claim: Callable[[], Awaitable[None]]) -> None:
-        self._epoch, self._boot, self._claim = epoch, boot, claim
+        self._epoch, self._boot, self._link, self._claim = epoch, boot, next(_LINKS), claim
         self.first: Number = NOTHING
         self.last: Number = NOTHING
         self.acks: dict[str, Number] = {}
@@ -62,7 +66,7 @@ class Recorded:
             # Not for the kernel's sake: an owner before that goes on writing is not heard, and would not know.
             await self._claim()
         may_connect()
-        await wires.connect(f"kernelring:{self._epoch}:{self._boot}".encode())
+        await wires.connect(f"kernelring:{self._epoch}:{self._boot}:{self._link}".encode())
         told, buffers = await self._ask(wires, None)
         self.first = (told["incarnation"], told["first"])
         self.last = (told["incarnation"], told["first"] - 1)
@@ -95,7 +99,8 @@ class Recorded:
         self._lenient = False
 
     async def _ask(self, wires: Wires, since: Number | None) -> tuple[dict[str, Any], list[bytes]]:
-        asked = {"epoch": self._epoch, "boot": self._boot, "since": since, "window": WINDOW_BYTES}
+        owner = {"epoch": self._epoch, "boot": self._boot, "link": self._link}
+        asked = owner | {"since": since, "window": WINDOW_BYTES}
         reply = await wires.ask("kernelring_attach_request", asked)
         told = orjson.loads(reply[3])
         if not told["granted"]:

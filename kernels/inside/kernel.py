@@ -3,8 +3,8 @@
 Owns the moment at which a message arrives on shell or control: is its sender still the owner, has it come before?
 All else is ipykernel's.
 
-`kernelring_attach_request {epoch, boot, since, window}` on control: become the owner; see `Recorder.attach` for the
-reply, and `window.py` for the last, which is in bytes and may be left out.
+`kernelring_attach_request {epoch, boot, link, since, window}` on control: become the owner; see `Recorder.attach` for
+the reply, and `window.py` for the last, which is in bytes and may be left out.
 `kernelring_read_request {n}` on control: the owner has read all output up to number n. It has no reply.
 `kernelring_ack_request {clients, replies}` on control: how far each client has got (its name: [incarnation, n]), and
 the msg_ids of requests whose replies have been got. It has no reply.
@@ -156,7 +156,7 @@ class RingKernel(IPythonKernel):
         session = self.session
         assert session
         asked = request["content"]
-        owner = Owner(int(asked["epoch"]), str(asked["boot"]))
+        owner = Owner(int(asked["epoch"]), str(asked["boot"]), int(asked["link"]))
         content, buffers = self.recorder.attach(owner, asked.get("since"), session.sign)
         if content["granted"]:
             self.recorder.window.open(int(asked.get("window", 0)))

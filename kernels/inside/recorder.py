@@ -21,23 +21,34 @@ OVERTAKING: Final = 64
 
 
 class Owner(NamedTuple):
-    """Who may speak to the kernel. Its ZMQ identity is `kernelring:<epoch>:<boot>`."""
+    """Who may speak to the kernel. Its ZMQ identity is `kernelring:<epoch>:<boot>:<link>`.
+
+    `link` counts the connections of a worker. Two must not share an identity: what came over the older one and is not
+    read yet, libzmq's ROUTER would hand over under a name that it makes up, as a stranger's.
+    """
 
     epoch: int
     boot: str
+    link: int
 
     @property
     def identity(self) -> bytes:
         """The DEALER identity that it has on shell, control and stdin."""
-        return b"%b%d:%b" % (IDENTITY_PREFIX, self.epoch, self.boot.encode())
+        return b"%b%d:%b:%d" % (IDENTITY_PREFIX, self.epoch, self.boot.encode(), self.link)
+
+    def may_follow(self, other: Owner) -> bool:
+        """Whether the kernel may be this one's after it was `other`'s: a later epoch's, or the same worker's again."""
+        same = (self.epoch, self.boot) == (other.epoch, other.boot)
+        return self.epoch > other.epoch or (same and self.link >= other.link)
 
 
 def owner_of(idents: Sequence[bytes] | bytes | None) -> Owner | None:
     """The owner whose identity a message came with, or is to go to; None for everybody else's."""
     if not isinstance(idents, list) or not idents or not idents[0].startswith(IDENTITY_PREFIX):
         return None
-    epoch, _, boot = idents[0].removeprefix(IDENTITY_PREFIX).partition(b":")
-    return Owner(int(epoch), boot.decode()) if epoch.isdigit() else None
+    epoch, _, rest = idents[0].removeprefix(IDENTITY_PREFIX).partition(b":")
+    boot, _, link = rest.rpartition(b":")
+    return Owner(int(epoch), boot.decode(), int(link)) if epoch.isdigit() and link.isdigit() else None
 
 
 class Recorder:
@@ -45,7 +56,7 @@ class Recorder:
 
     def __init__(self, incarnation: int = 1, limit_bytes: int = 4 * 2**20) -> None:
         self.incarnation = incarnation
-        self.owner = Owner(0, "")
+        self.owner = Owner(0, "", 0)
         # Shell's own fence follows the owner's epoch when all that had arrived before the new owner has been taken.
         self.shell_epoch = 0
         self.lock = threading.RLock()
@@ -118,7 +129,7 @@ class Recorder:
         [incarnation, n], of the last output that the owner has; None: it has none. `sign` makes a message's signature.
         """
         with self.lock:
-            granted = owner.epoch > self.owner.epoch or owner == self.owner
+            granted = owner.may_follow(self.owner)
             content = {"granted": granted, "epoch": max(owner.epoch, self.owner.epoch), "incarnation": self.incarnation}
             if not granted:
                 return content, []

@@ -45,8 +45,8 @@ def said(session: Session, parts: list[bytes]) -> Said:
 class Owner:
     """A worker that owns the kernel, or thinks so."""
 
-    def __init__(self, directory: Path, epoch: int, boot: str = "b") -> None:
-        self.epoch, self.boot = epoch, boot
+    def __init__(self, directory: Path, epoch: int, boot: str = "b", link: int = 1) -> None:
+        self.epoch, self.boot, self.link = epoch, boot, link
         self.session = Session(key=b"key-of-the-test")
         self._context = zmq.Context()
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
@@ -60,7 +60,7 @@ class Owner:
         socket: zmq.Socket[bytes] = self._context.socket(kind)
         socket.linger = 0
         if kind == zmq.DEALER:
-            socket.setsockopt(zmq.IDENTITY, f"kernelring:{self.epoch}:{self.boot}".encode())
+            socket.setsockopt(zmq.IDENTITY, f"kernelring:{self.epoch}:{self.boot}:{self.link}".encode())
             socket.setsockopt(zmq.IMMEDIATE, 1)  # so that it is writable when it is connected
         else:
             socket.setsockopt(zmq.RCVHWM, 0)
@@ -101,9 +101,8 @@ class Owner:
 
     def attach(self, since: list[int] | None = None) -> Attached:
         """Ask for the kernel."""
-        asked = self.send(
-            "control", "kernelring_attach_request", {"epoch": self.epoch, "boot": self.boot, "since": since}
-        )
+        owner = {"epoch": self.epoch, "boot": self.boot, "link": self.link}
+        asked = self.send("control", "kernelring_attach_request", owner | {"since": since})
         reply = self.wait("control", "kernelring_attach_reply", asked)
         return Attached(self.session, reply)
 

@@ -24,12 +24,12 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture(params=[False, True], ids=["cold", "warm"])
-def owner(directory: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[int], Owner]]:
+def owner(directory: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Owner]]:
     """Makes owners, attached and subscribed."""
     made: list[Owner] = []
 
-    def make(epoch: int) -> Owner:
-        made.append(Owner(directory, epoch))
+    def make(epoch: int, link: int = 1) -> Owner:
+        made.append(Owner(directory, epoch, link=link))
         made[-1].subscribed()
         assert made[-1].attach().granted
         return made[-1]
@@ -41,7 +41,7 @@ def owner(directory: Path, request: pytest.FixtureRequest) -> Iterator[Callable[
 
 
 @pytest.fixture(params=list(BUSY))
-def busy(owner: Callable[[int], Owner], request: pytest.FixtureRequest) -> Owner:
+def busy(owner: Callable[..., Owner], request: pytest.FixtureRequest) -> Owner:
     """The owner of a busy kernel; it has written two cells more and dies now."""
     ann = owner(1)
     ann.wait("shell", "execute_reply", ann.run("ran = []"))
@@ -58,7 +58,7 @@ def ran(one: Owner) -> str:
 
 @pytest.mark.usefixtures("busy")
 def test_what_an_owner_wrote_before_it_died_runs_once_when_the_next_one_sends_it_again(
-    owner: Callable[[int], Owner],
+    owner: Callable[..., Owner],
 ) -> None:
     bob = owner(2)
     for _ in range(2):
@@ -72,7 +72,7 @@ def test_what_an_owner_wrote_before_it_died_runs_once_when_the_next_one_sends_it
 
 @pytest.mark.usefixtures("busy")
 def test_what_an_owner_wrote_before_it_died_runs_once_when_nobody_sends_it_again(
-    owner: Callable[[int], Owner],
+    owner: Callable[..., Owner],
 ) -> None:
     """Its client's entry worker has died, too. What the client sends next comes after it."""
     bob = owner(2)
@@ -82,7 +82,7 @@ def test_what_an_owner_wrote_before_it_died_runs_once_when_nobody_sends_it_again
 
 
 @pytest.mark.usefixtures("busy")
-def test_what_two_owners_wrote_before_they_died_runs_once(owner: Callable[[int], Owner]) -> None:
+def test_what_two_owners_wrote_before_they_died_runs_once(owner: Callable[..., Owner]) -> None:
     bob = owner(2)
     bob.run("ran.append('a')", "a")
     bob.die_having_written()
@@ -94,3 +94,16 @@ def test_what_two_owners_wrote_before_they_died_runs_once(owner: Callable[[int],
     cat.run("ran.append('a')", "a")
     cat.wait("shell", "execute_reply", "a")
     assert ran(cat) == "a b c"
+
+
+@pytest.mark.usefixtures("busy")
+def test_what_an_owner_wrote_before_it_connected_anew_runs_once(owner: Callable[..., Owner]) -> None:
+    """A worker that had yielded to another, which came to nothing, attaches again: in the same epoch."""
+    bob = owner(2)
+    bob.run("ran.append('a')", "a")
+    again = owner(2, link=2)
+    again.run("ran.append('b')", "b")
+    again.run("ran.append('c')", "c")
+    again.wait("shell", "execute_reply", "c")
+    assert ran(again) == "a b c"
+    assert not bob.attach().granted, "the connection before is the owner again"
