@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kernels import nursery_call
-from local import tied
+from local import own_uids, tied
 from local.launch import web_command
 from local.paths import ROOT, with_venv_on_path
 from server.tokens import mint_user
@@ -31,6 +31,17 @@ from server.tokens import mint_user
 READY_S: Final = 60.0  # four workers that start on a machine that has other work, too
 STOP_S: Final = 30.0
 TURN_S: Final = 0.02
+
+_KEPT: Final = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "TMPDIR",
+    "JUPYTER_PATH",
+    "JUPYTER_DATA_DIR",
+    "JUPYTER_CONFIG_DIR",
+    "IPYTHONDIR",
+)
 
 Event = dict[str, Any]
 
@@ -50,16 +61,23 @@ class Stack:
         settings: Mapping[str, str] | None = None,
         runtime: Path | None = None,
         confined: bool = False,
+        uid: int | None = None,
     ) -> None:
+        """`confined`: as far as this machine can. `uid`: all of it runs as that one, and has no right of root's."""
         self.directory = Path(tempfile.mkdtemp(prefix="kr-"))
-        if confined:  # as far as this machine can: kernels of other uids find their way in
+        given = dict(settings or {})
+        if confined:  # kernels of other uids find their way in
             self.directory.chmod(0o711)
+            given = {"KERNELRING_UIDS": "{}-{}".format(*own_uids.claim())} | given
+        self.uid = uid
+        if uid is not None:
+            os.chown(self.directory, uid, uid)
         self.runtime = runtime or self.directory / "r"
         self.log_path = self.directory / "log"
         self.secret = secrets.token_hex(32)
         self.workers = workers
         self.port = free_port()
-        self._given = {"REDIS_URL": redis_url, **(settings or {})}
+        self._given = {"REDIS_URL": redis_url, **given}
         self.gunicorn: subprocess.Popen[bytes] | None = None
 
     @property
@@ -67,23 +85,22 @@ class Stack:
         """Where clients go."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def uids(self) -> tuple[int, int]:
+        """The first and the last of those that users are given where each has their own."""
+        first, _, last = self.environ()["KERNELRING_UIDS"].partition("-")
+        return int(first), int(last)
+
     def token(self, user: str, lifetime_s: float = 3600.0) -> str:
         """A token for `user`."""
         return mint_user(self.secret, user, lifetime_s=lifetime_s)
 
     def environ(self) -> dict[str, str]:
         """The environment of gunicorn: the settings, and nothing of the caller's that is not needed."""
-        kept = (
-            "PATH",
-            "HOME",
-            "LANG",
-            "TMPDIR",
-            "JUPYTER_PATH",
-            "JUPYTER_DATA_DIR",
-            "JUPYTER_CONFIG_DIR",
-            "IPYTHONDIR",
-        )
-        base = {name: os.environ[name] for name in kept if name in os.environ}
+        base = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        if self.uid is not None:  # the caller's directories are closed to it
+            home = {"HOME": str(self.directory), "USER": "somebody"}
+            base = {name: base[name] for name in ("PATH", "LANG") if name in base} | home
         return with_venv_on_path(
             base
             | {
@@ -121,6 +138,7 @@ class Stack:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                **as_uid(self.uid),
             )
         if ready:
             self.wait_ready()
@@ -153,7 +171,7 @@ class Stack:
     def stop_kernels(self) -> None:
         """End the nursery and all kernels."""
         command = [sys.executable, "-m", "kernels", "stop", "--runtime", str(self.runtime)]
-        subprocess.run(command, cwd=ROOT, timeout=STOP_S, capture_output=True)
+        subprocess.run(command, cwd=ROOT, timeout=STOP_S, capture_output=True, **as_uid(self.uid))
 
     # -- looking --------------------------------------------------------------------------------------------------
 
@@ -231,6 +249,11 @@ class Stack:
         if not self.log_path.exists():
             return "(no log)"
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def as_uid(uid: int | None) -> dict[str, Any]:
+    """For `subprocess`: as that uid, with the gid of that number and no other; None: as who calls."""
+    return {} if uid is None else {"user": uid, "group": uid, "extra_groups": []}
 
 
 def free_port() -> int:

@@ -1,0 +1,51 @@
+"""Installations at each level of confinement, as tests take them: the strongest is root's, the others any uid's.
+
+Owns what each is started with, and the skip, with a sentence, where a machine does not offer it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import pytest
+
+from local import own_uids
+from local.paths import ROOT
+from local.stack import Stack, as_uid
+from tests.cluster.conftest import running
+from tests.redis_server import RedisServer
+
+NEEDED: Final = "import gunicorn, ipykernel, kernels.inside, server, zmq"
+
+
+def plain_uid() -> int | None:
+    """For `Stack(uid=…)`: one without any right, where that must be taken on; None where the tests have none."""
+    if os.geteuid() != 0:
+        return None
+    uid = own_uids.claim()[0]
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", NEEDED], cwd=ROOT, capture_output=True, text=True, timeout=60, **as_uid(uid)
+        )
+    except PermissionError as error:
+        pytest.skip(f"other users cannot run this Python, or enter {ROOT}: {error.strerror}")
+    if tried.returncode:
+        pytest.skip(f"other users cannot read this server: {tried.stderr.strip().splitlines()[-1]}")
+    return uid
+
+
+@contextmanager
+def plain_stack(**settings: str) -> Iterator[Stack]:
+    """Two workers that have no right of root's, and a Redis with a password."""
+    uid = plain_uid()
+    with (
+        RedisServer(password=secrets.token_hex(16)) as server,
+        running(server, workers=2, uid=uid, settings=settings) as stack,
+    ):
+        yield stack
