@@ -13,6 +13,7 @@ from typing import Final
 _FIRST: Final = 2_000_000
 _SIZE: Final = 2_000
 _BLOCKS: Final = 1_000
+_STEP: Final = 379  # from one pid to the next, so that neighbours do not look at the same
 
 
 class NoUidsError(RuntimeError):
@@ -26,7 +27,7 @@ def claim() -> tuple[int, int]:
     ends. Where to look first is told by the pid, so that what a killed run has left is seldom met by the next.
     """
     for turn in range(_BLOCKS):
-        block = (os.getpid() + turn) % _BLOCKS
+        block = (os.getpid() * _STEP + turn) % _BLOCKS
         with socket.socket(socket.AF_UNIX) as name:
             try:
                 name.bind(f"\0kernelring-uids-{block}")

@@ -25,6 +25,7 @@ import pytest
 import pytest_asyncio
 import redis as redis_client
 
+from local import own_uids
 from local.stack import Stack
 from local.student import Student
 from tests.cluster import attack_tools
@@ -35,9 +36,8 @@ from tests.nursery_fixture import until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
-UIDS: Final = (231_000, 231_002)  # ada, mallory, and one that is given twice
+N_UIDS: Final = 3  # ada, mallory, and one that is given twice
 LIMITS: Final = {
-    "KERNELRING_UIDS": f"{UIDS[0]}-{UIDS[1]}",
     "KERNELRING_USER_PROCESSES": "100",
     "KERNELRING_KERNEL_MEMORY_MIB": "512",
     "KERNELRING_KERNEL_FILES": "256",
@@ -127,7 +127,8 @@ NEEDED: Final = {
 
 @pytest.fixture(scope="module")
 def confining() -> Iterator[Stack]:
-    with confined_stack(**LIMITS) as stack:
+    first, _ = own_uids.claim()
+    with confined_stack(KERNELRING_UIDS=f"{first}-{first + N_UIDS - 1}", **LIMITS) as stack:
         yield stack
 
 
@@ -340,6 +341,6 @@ async def test_nothing_is_left_for_who_is_given_a_uid_again(ground: Ground) -> N
         await until(lambda: not [pid for pid in pids if Path(f"/proc/{pid}").exists()])
         shutil.rmtree(ground.home("carl"))  # as who runs the server does when somebody has left
         async with student(stack, "dora") as dora:
-            assert uid_of(record(stack, dora).pid) == uid == UIDS[1]
+            assert uid_of(record(stack, dora).pid) == uid == stack.uids[1]
             await until(lambda: not [path for path in Path("/dev/shm").glob(f"{name}*") if os.path.lexists(path)])
             assert segment == -1  # it would stay: it belongs to no process

@@ -118,7 +118,7 @@ ATTACKS: Final = {
 
 @pytest.fixture(scope="module")
 def confining() -> Iterator[Stack]:
-    with confined_stack(KERNELRING_UIDS="232000-232009") as stack:
+    with confined_stack() as stack:
         yield stack
 
 

@@ -48,7 +48,8 @@ async def test_each_user_has_a_uid_and_a_home_of_their_own(confining: Stack) -> 
         pids = [record(confining, who).pid for who in (ann, bob)]
         uids = [int(status(pid)["Uid"].split()[0]) for pid in pids]
         assert len(set(uids)) == 2
-        assert all(200_000 <= uid <= 265_535 for uid in uids)
+        first, last = confining.uids
+        assert all(first <= uid <= last for uid in uids)
         for pid, uid, name in zip(pids, uids, ("ann", "bob"), strict=True):
             found = status(pid)
             assert found["Uid"].split() == found["Gid"].split() == [str(uid)] * 4

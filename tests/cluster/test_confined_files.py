@@ -73,7 +73,7 @@ def owners(folder: Path) -> set[tuple[int, int]]:
 
 
 def uid_of(stack: Stack, user: str) -> int:
-    uid = Uids(stack.directory / "notebooks", 200_000, 265_535).known(user)
+    uid = Uids(stack.directory / "notebooks", *stack.uids).known(user)
     assert uid is not None
     return uid
 

@@ -26,6 +26,7 @@ from kernels.confine.options import Options, Room, Walls
 from kernels.errors import NurseryUnavailable, PortLost, SpawnRefused
 from kernels.records import SpawnOrder
 from kernels.wires import Wires, is_bound
+from local import own_uids
 from local.paths import ROOT
 from server.confinement import Identities, Identity
 from server.settings import Settings
@@ -34,8 +35,8 @@ from tests.nursery_fixture import Place, client, nursery, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give each user a uid")
 
-FIRST = 250_000
-UIDS = (FIRST, FIRST + 99)
+UIDS = own_uids.claim() if os.geteuid() == 0 else (0, 0)
+FIRST = UIDS[0]
 
 
 @pytest.fixture
