@@ -339,11 +339,18 @@ class House:
             self._note_refusal(error)
             self._let_go(tenant, str(error))
 
-    def _claim_for(self, tenant: Tenant) -> tuple[int, str]:
-        """Under what to claim: only a user of ours, in the ring that says so; else what the kernel is held with."""
+    def _claim_for(self, tenant: Tenant, *, running: bool) -> tuple[int, str]:
+        """Under what to claim: a user of ours, in the ring that says so; what we have started, as we hold it.
+
+        Never as another worker. The kernel would take us for that one, which would speak to nobody from then on, and
+        not be told. Raises KernelMoved.
+        """
         if self._rule.owns(tenant.record.user):
             return self._rule.claim()
-        return tenant.record.claim_epoch, tenant.record.claim_boot
+        epoch, boot = tenant.record.claim_epoch, tenant.record.claim_boot
+        if running or boot not in ("", self._rule.claim()[1]):
+            raise KernelMoved("its user has become another worker's")
+        return epoch, boot
 
     def _note_refusal(self, error: Exception) -> None:
         if isinstance(error, ClaimRefused):
@@ -360,8 +367,8 @@ class House:
     async def _bring_up(self, tenant: Tenant, *, running: bool = False) -> None:
         """Connect to the process of `tenant`; `running`: another owner may be connected to it until we are."""
         kernel, kernel_id = tenant.kernel, tenant.record.kernel_id
-        epoch, boot = self._claim_for(tenant)
         try:
+            epoch, boot = self._claim_for(tenant, running=running)
             record, running = await self._connecting.awaited(tenant, epoch, boot, running=running)
             # Its first start has claimed it, and there is no owner before us, who would have to let go.
             claimed = not running and record.incarnation == 1 and record.is_held_by(epoch, boot)

@@ -206,6 +206,33 @@ async def test_a_worker_that_attaches_late_finds_the_kernel_another_owners(
         await b.house.end(tenant, "enough")
 
 
+async def test_a_worker_whose_user_becomes_anothers_while_it_adopts_leaves_the_kernel_to_its_owner(
+    place: Place, context: zmq.asyncio.Context
+) -> None:
+    await warm(place)
+    kernel_id = str(uuid.uuid4())
+    fickle = Ring(2, "boot-b", mine=False)
+    async with worker(place, Ring(1, "boot-a"), context) as a, worker(place, fickle, context) as b:
+        await a.create(kernel_id)
+        tenant = await adopted(a, kernel_id)
+        found: list[Tenant] = []
+
+        def note(adopted: Tenant) -> None:  # it is about to claim
+            fickle.mine = False
+            found.append(adopted)
+
+        b.house.on_adopted = note
+        fickle.mine = True
+        b.house.ownership_changed()
+        await until(lambda: found and (found[0].kernel.is_attached or not b.house.holding), READY_S)
+        answered = asyncio.Event()
+        tenant.kernel.probe("shell", answered.set, None)
+        async with asyncio.timeout(READY_S):
+            await answered.wait()
+        assert (a.house.holding, b.house.holding) == (1, 0)
+        await a.house.end(tenant, "enough")
+
+
 async def test_an_id_that_is_taken_is_refused_and_its_kernel_lives_on(
     place: Place, context: zmq.asyncio.Context
 ) -> None:
