@@ -20,6 +20,7 @@ from jupyter_client.kernelspec import NoSuchKernel
 from kernels import activity
 from kernels.attached import AttachedKernel
 from kernels.chores import Chores
+from kernels.claims import Claims
 from kernels.connecting import Connecting
 from kernels.errors import (
     BadRequest,
@@ -49,10 +50,10 @@ class House:
         self._nursery = nursery
         self._connecting = Connecting(nursery, context, options)
         self._rule = rule
+        self._claims = Claims(nursery, rule)
         self._options = options
         self._tenants: dict[str, Tenant] = {}
         self._reclaim = False
-        self._behind = 0  # an epoch that somebody has claimed a kernel of "mine" with: our ring is older than that
         self._in_hand: set[str] = set()  # ids that `create` or `end` is at: they are nobody's to adopt
         self._kick = asyncio.Event()
         self._fresh = asyncio.Event()  # set while the tenants are what the newest ring says
@@ -112,7 +113,7 @@ class House:
         if elsewhere or kernel_id in self._tenants or kernel_id in self._in_hand:
             raise DuplicateKernel(kernel_id)
         manager = self._connecting.manager(user, kernel_id, kernel_name, takes_place=takes_place)
-        manager.claim = self._rule.claim() if self._rule.owns(user) else (0, "")
+        manager.claim = self._claims.first(user)
         manager.notes = checked_notes(notes)
         self._in_hand.add(kernel_id)
         try:
@@ -260,9 +261,7 @@ class House:
     # -- following ------------------------------------------------------------------------------------------------
 
     async def _current(self) -> None:
-        epoch, _ = self._rule.claim()
-        if self._behind > epoch:
-            raise ClaimRefused(f"a newer owner is known to the nursery, of epoch {self._behind}", self._behind)
+        self._claims.check_ring()
         if self._fresh.is_set():
             return
         try:
@@ -311,7 +310,11 @@ class House:
                 # Yielded to a worker that owned it by an older ring, which may have the identity by now.
                 self._let_go(tenant, "to be attached anew")
             elif reclaim:  # a new nursery does not know over which connection a kernel is held
-                await self._claim_again(tenant)
+                try:
+                    await self._claims.again(tenant)
+                except (ClaimRefused, UnknownKernel) as error:
+                    self._claims.note(error)
+                    self._let_go(tenant, str(error))
 
     async def _adopt(self, record: KernelRecord) -> None:
         """Register a running kernel as ours; claiming and connecting go on behind, and clients wait at their seats."""
@@ -330,32 +333,6 @@ class House:
         self._chores.begin(self._bring_up(tenant, running=True), "adopt")
         self.on_adopted(tenant)
 
-    async def _claim_again(self, tenant: Tenant) -> None:
-        kernel_id = tenant.record.kernel_id
-        epoch, boot = self._rule.claim()
-        try:
-            tenant.record = await self._nursery.claim(kernel_id, epoch, boot)
-        except (ClaimRefused, UnknownKernel) as error:
-            self._note_refusal(error)
-            self._let_go(tenant, str(error))
-
-    def _claim_for(self, tenant: Tenant, *, running: bool) -> tuple[int, str]:
-        """Under what to claim: a user of ours, in the ring that says so; what we have started, as we hold it.
-
-        Never as another worker. The kernel would take us for that one, which would speak to nobody from then on, and
-        not be told. Raises KernelMoved.
-        """
-        if self._rule.owns(tenant.record.user):
-            return self._rule.claim()
-        epoch, boot = tenant.record.claim_epoch, tenant.record.claim_boot
-        if running or boot not in ("", self._rule.claim()[1]):
-            raise KernelMoved("its user has become another worker's")
-        return epoch, boot
-
-    def _note_refusal(self, error: Exception) -> None:
-        if isinstance(error, ClaimRefused):
-            self._behind = max(self._behind, error.epoch)
-
     def _kernel(self, kernel_id: str, user: str) -> AttachedKernel:
         options = self._options
         return AttachedKernel(
@@ -368,7 +345,7 @@ class House:
         """Connect to the process of `tenant`; `running`: another owner may be connected to it until we are."""
         kernel, kernel_id = tenant.kernel, tenant.record.kernel_id
         try:
-            epoch, boot = self._claim_for(tenant, running=running)
+            epoch, boot = self._claims.of(tenant, running=running)
             record, running = await self._connecting.awaited(tenant, epoch, boot, running=running)
             # Its first start has claimed it, and there is no owner before us, who would have to let go.
             claimed = not running and record.incarnation == 1 and record.is_held_by(epoch, boot)
@@ -380,7 +357,7 @@ class House:
                 await self._nursery.claim(kernel_id, epoch, boot)  # now the owner before us lets go
             log.info("kernel_attached", user=kernel.user, kernel=kernel_id, epoch=epoch, boot=boot, adopted=running)
         except (ClaimRefused, KernelMoved, UnknownKernel, NurseryUnavailable) as error:
-            self._note_refusal(error)
+            self._claims.note(error)
             self._let_go(tenant, str(error))  # clients ask again, and what is ours is adopted anew
         except KernelCut:
             # Its end is told by whoever cut it. By now the kernel may have the wires of the next start, which goes on.
