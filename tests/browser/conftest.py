@@ -44,16 +44,16 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
-    """Four workers that many stories use and none breaks."""
-    with RedisServer() as redis, running(redis, settings=SETTINGS) as shared:
+    """Four workers that many stories use and none breaks. Kernels are confined, as far as this machine can."""
+    with RedisServer() as redis, running(redis, settings=SETTINGS, confined=True) as shared:
         yield shared
         assert complaints(shared) == []
 
 
 @pytest.fixture(scope="package")
 def rough_stack() -> Iterator[Stack]:
-    """Four workers that a story may kill; it waits until there are four again."""
-    with RedisServer() as redis, running(redis, settings=SETTINGS) as shared:
+    """Four workers that a story may kill; it waits until there are four again. Confined, too."""
+    with RedisServer() as redis, running(redis, settings=SETTINGS, confined=True) as shared:
         yield shared
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
 
 from local.stack import Stack
+from server.workdir import user_directory
 
 SOON_MS: Final = 60_000
 NOTHING: Final = re.compile(r"^(New kernel)?(Dismiss)?$")  # the buttons of an empty line are there, and hidden
@@ -44,6 +46,11 @@ class Desk:
         self.errors: list[str] = []  # what scripts have said in the console
         self.place = 0  # of the code cell that is worked on
         self._asked = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where their files are on the server's disk, and where their cells may write."""
+        return user_directory(self.stack.directory / "notebooks", self.user)
 
     def __enter__(self) -> Self:
         self.call("PUT", "/api/contents/a.ipynb", {"type": "notebook", "format": "json", "content": NOTEBOOK})
@@ -135,6 +142,13 @@ class Desk:
     def is_told(self, text: str | re.Pattern[str]) -> None:
         """Wait for a sentence in the line."""
         expect(self.line).to_contain_text(text, timeout=SOON_MS)
+
+    def dismiss(self) -> None:
+        """Put the line away. What is said of the connection stands before the news, and may come just now."""
+        button = self.page.get_by_role("button", name="Dismiss")
+        button.click()
+        while not NOTHING.match(self.line.inner_text().strip()) and button.is_visible():
+            button.click()
 
     def pid(self) -> int:
         """The kernel's process."""

@@ -21,7 +21,7 @@ from playwright.sync_api import APIResponse, Browser, BrowserContext, ConsoleMes
 from local.stack import Stack
 from server.workdir import user_directory
 
-SOON_MS: Final = 30_000
+SOON_MS: Final = 60_000
 DESK: Final = (1280, 900)
 PHONE: Final = (400, 800)
 Theme = Literal["light", "dark"]

@@ -65,7 +65,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def stack(school: Site) -> Iterator[Stack]:
     settings = {"KERNELRING_ALLOW_ORIGIN": school.origin, "KERNELRING_FRAME_ANCESTORS": school.origin}
-    with RedisServer() as redis, running(redis, workers=2, settings=settings) as shared:
+    with RedisServer() as redis, running(redis, workers=2, settings=settings, confined=True) as shared:
         yield shared
 
 

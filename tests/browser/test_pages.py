@@ -58,7 +58,7 @@ Visit = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    with RedisServer() as redis, running(redis) as shared:
+    with RedisServer() as redis, running(redis, confined=True) as shared:
         for user in ("ada", "bob"):
             home = user_directory(shared.directory / "notebooks", user)
             (home / "lesson.ipynb").write_text(json.dumps(NOTEBOOK))

@@ -32,7 +32,7 @@ def redis() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def stack(redis: RedisServer) -> Iterator[Stack]:
-    with running(redis, workers=2, settings={"KERNELRING_QUOTA_MIB": "1"}) as shared:
+    with running(redis, workers=2, settings={"KERNELRING_QUOTA_MIB": "1"}, confined=True) as shared:
         yield shared
 
 
@@ -49,7 +49,7 @@ def test_a_kernel_that_is_killed_is_told_of_and_the_line_can_be_put_away(desk: D
     desk.is_told("The kernel ended: killed by signal 9 (SIGKILL). A new one takes its place; variables are lost.")
     assert desk.pid() != pid
     desk.page.set_viewport_size({"width": 400, "height": 700})
-    desk.page.get_by_role("button", name="Dismiss").click()
+    desk.dismiss()
     expect(desk.line).to_have_text(NOTHING)
     assert desk.page.evaluate("document.querySelector('.kr-Line').offsetHeight") == 0
 

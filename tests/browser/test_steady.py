@@ -31,7 +31,7 @@ ALL: Final = [f"line {n}" for n in range(40)]
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    with RedisServer() as redis, running(redis, workers=4) as shared:
+    with RedisServer() as redis, running(redis, workers=4, confined=True) as shared:
         yield shared
 
 
@@ -68,8 +68,8 @@ class Gated:
 
 
 @pytest.fixture
-def gated(tmp_path: Path) -> Gated:
-    return Gated(tmp_path)
+def gated(desk: Desk) -> Gated:
+    return Gated(desk.folder)
 
 
 def is_whole(desk: Desk, gated: Gated) -> None:
@@ -104,8 +104,8 @@ class Faults:
 
 
 @in_both
-def test_what_fails_on_the_way_is_repeated_and_neither_cell_nor_answer_counts_twice(desk: Desk, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
+def test_what_fails_on_the_way_is_repeated_and_neither_cell_nor_answer_counts_twice(desk: Desk) -> None:
+    runs = desk.folder / "runs"
     faults = Faults()
     desk.page.route(RUN, faults)
     desk.run(

@@ -1,6 +1,7 @@
 """Every fault of the design's table strikes a class at work, and no line, no cell and no variable is lost.
 
-Two minutes of `local/chaos`, with the proof that nothing is left of the installation. What was lost, and to which
+Two minutes of `local/chaos`, kernels confined as far as this machine can, with the proof that nothing is left of the
+installation. What was lost, and to which
 fault, is in the table that a failure shows.
 """
 
@@ -29,7 +30,7 @@ FAULTS = parse(",".join(DEFAULT))
 
 @pytest.mark.timeout(400)
 def test_a_class_loses_nothing_while_faults_strike(redis: RedisServer) -> None:
-    with running(redis) as stack:
+    with running(redis, confined=True) as stack:
         report = run(Scene(stack, redis, stack.workers, away_s(SECONDS)), Plan(STUDENTS, SECONDS, FAULTS, seed=1))
     shown = f"\n{table(report)}\n{remarks(report.rows, MOST_REMARKS)}"
     assert [sentence for sentence in report.broken if not sentence.endswith(MEASURED)] == [], shown
