@@ -60,11 +60,11 @@ def stack() -> Iterator[Stack]:
         yield found
 
 
-async def said(who: Student, text: str) -> str:
+async def said(who: Student, text: str, within_s: float = 30.0) -> str:
     """The server's own words, when they come."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(within_s):
         while True:
-            one = await who.receive()
+            one = await who.receive(within_s)
             if one.kind == "stream" and text in one.content["text"]:
                 return str(one.content["text"])
 
