@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -82,7 +83,8 @@ class Kernels:
             ward.settled.set()
         for ward in self._wards.values():
             self._seal(ward, FIRST_SEAL_S)
-            self._leave(ward.record)
+            self._leave(ward)
+        self._end_strays()
 
     def records(self, user: str | None = None) -> list[KernelRecord]:
         """All records, or those of one user."""
@@ -211,6 +213,7 @@ class Kernels:
                 self._exited(known.pop(pid))
             else:
                 os.waitpid(pid, 0)
+        self._end_strays()
 
     def trim_logs(self) -> None:
         """Cuts the logs that have grown too long."""
@@ -244,10 +247,11 @@ class Kernels:
         try:
             folders.fresh_sockets(order.directory)
             order, room = self._warden.admit(order) if self._warden else (order, None)
-            with nursery_disk.open_log(order.directory) as log_file:
-                wire = self._launch_warm(order, room, log_file.fileno(), partial(keep, warm=True))
+            with nursery_disk.open_log(order.directory) as log_file, self._born_with(order) as sockets:
+                handed = (log_file.fileno(), *sockets)
+                wire = self._launch_warm(order, room, handed, partial(keep, warm=True))
                 if wire is None:
-                    processes.launch(order, log_file.fileno(), keep, self._confining(room))
+                    processes.launch(order, handed, keep, self._confining(room))
         except (SpawnRefused, OSError) as error:
             self._forget_attempt(order, before)
             raise SpawnRefused(str(error)) from error
@@ -284,13 +288,13 @@ class Kernels:
         self._on_exit(ward.record)
 
     def _launch_warm(
-        self, order: SpawnOrder, room: Room | None, log_fd: int, keep: Callable[[int, int], None]
+        self, order: SpawnOrder, room: Room | None, handed: tuple[int, ...], keep: Callable[[int, int], None]
     ) -> socket.socket | None:
         """Where it says that its sockets are there; None when it has to be exec'd."""
         if self._nest is None or not order.forkable:
             return None
         try:
-            return self._nest.launch(order, room, log_fd, keep)
+            return self._nest.launch(order, room, handed, keep)
         except NoSpare as error:
             self._nest.why_cold(str(error))
             return None
@@ -304,6 +308,10 @@ class Kernels:
                 self._seal(ward, FIRST_SEAL_S, again=False)
                 ward.settled.set()
                 self._starts.room_made()
+
+    def _born_with(self, order: SpawnOrder) -> AbstractContextManager[tuple[int, ...]]:
+        """The sockets that it is given, if it does not make them itself."""
+        return self._warden.born_with(order.directory) if self._warden else contextlib.nullcontext(())
 
     def _confining(self, room: Room | None) -> Callable[[], None] | None:
         """What a child does before it execs."""
@@ -331,15 +339,24 @@ class Kernels:
         if self._warden is not None:
             asyncio.get_running_loop().call_later(pause_s, self._seal, ward, pause_s * 2)
 
-    def _leave(self, record: KernelRecord) -> None:
+    def _leave(self, ward: Ward) -> None:
         """When no kernel of its user's is left, nothing else of theirs stays."""
-        same = (ward for ward in self._wards.values() if ward.record.user == record.user)
-        if self._warden is None or any(ward.pidfd >= 0 for ward in same):
+        user = ward.record.user
+        if self._warden is None or ward.pidfd >= 0:
             return
+        last = not any(other.pidfd >= 0 for other in self._wards.values() if other.record.user == user)
         try:
-            self._warden.left(record.directory)
+            self._warden.left(ward.record.directory, last=last)
         except OSError as error:
-            log.warning("user_not_cleared", user=record.user, error=str(error))
+            log.warning("user_not_cleared", user=user, error=str(error))
+
+    def _end_strays(self) -> None:
+        """Called whenever a child has ended: only then does what it has started come here."""
+        if self._warden is not None:
+            try:
+                self._warden.end_strays({ward.record.pid for ward in self._wards.values() if ward.pidfd >= 0})
+            except OSError as error:
+                log.warning("strays_not_ended", error=str(error))
 
     def _forget_attempt(self, order: SpawnOrder, before: KernelRecord | None) -> None:
         if before:
@@ -373,7 +390,8 @@ class Kernels:
         status, for_memory = processes.wait_status(pid, ward.record.pid_started), self.oom.lately()
         found = how_it_ended(ward, status, for_memory=for_memory, memory_mib=self.watch.memory_mib)
         self._keep(ward, replace(ward.record, state="exited", exit=found))
-        self._leave(ward.record)
+        self._leave(ward)
+        self._end_strays()
         ward.settled.set()
         ward.group_left = True
         ward.emptying = asyncio.create_task(self._see_empty(ward))

@@ -143,9 +143,10 @@ class Nest:
         shutil.rmtree(self._runtime / "zygote", ignore_errors=True)
 
     def launch(
-        self, order: SpawnOrder, room: Room | None, log_fd: int, keep: Callable[[int, int], None]
+        self, order: SpawnOrder, room: Room | None, handed: tuple[int, ...], keep: Callable[[int, int], None]
     ) -> socket.socket:
-        """Has a spare carry out the order in a room, `keep` as in `processes.launch`. Where it says BOUND, or ends.
+        """Has a spare carry out the order in a room, `handed` and `keep` as in `processes.launch`. Where it says BOUND,
+        or ends.
 
         Raises NoSpare before anything has come of it, SpawnRefused when the order cannot be carried out.
         Killed before `keep`: the spare's wire ends, and it ends. Killed after it: the record names it.
@@ -164,7 +165,7 @@ class Nest:
                     "room": room and asdict(room),
                 }
                 about |= {"nice": order.bounds.nice, "cpu_s": order.bounds.cpu_s}
-                zygote_wire.send(spare.wire, about, log_fd)
+                zygote_wire.send(spare.wire, about, *handed)
                 answer = zygote_wire.receive(spare.wire)[0]
             except WireEnded as error:
                 _kill(spare.pid)

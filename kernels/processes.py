@@ -13,11 +13,12 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from kernels.errors import KernelStuck, SpawnRefused
+from kernels.inside.confined import SOCKETS
 from kernels.records import SpawnOrder
 
 KILL_S = 4.0
@@ -136,9 +137,14 @@ def leaders_naming(directory: Path) -> Iterator[int]:
 
 
 def launch(
-    order: SpawnOrder, log_fd: int, keep: Callable[[int, int], None], confine: Callable[[], None] | None = None
+    order: SpawnOrder,
+    handed: Sequence[int],
+    keep: Callable[[int, int], None],
+    confine: Callable[[], None] | None = None,
 ) -> int:
     """Forks and execs a kernel, which calls `confine` before. Its pid, or SpawnRefused with the reason.
+
+    `handed`: descriptors of its log, and of the sockets that it is born with, if it does not make them itself.
 
     `keep(pid, start ticks)` is called between the fork and the exec, and the child execs only once it has
     returned. So whenever this process is killed, no kernel runs that is not on record:
@@ -150,7 +156,7 @@ def launch(
     pid = os.fork()
     if pid == 0:
         os.close(go_write)  # else this child would hold open the very pipe whose end it waits for
-        _become(order, log_fd, go_read, error_write, confine)
+        _become(order, handed, go_read, error_write, confine)
     os.close(go_read)
     os.close(error_write)
     try:
@@ -172,7 +178,7 @@ def launch(
 
 
 def _become(
-    order: SpawnOrder, log_fd: int, go_read: int, error_write: int, confine: Callable[[], None] | None
+    order: SpawnOrder, handed: Sequence[int], go_read: int, error_write: int, confine: Callable[[], None] | None
 ) -> NoReturn:
     """The child, between fork and exec. Never returns, never runs the parent's clean-up."""
     step = "prepare"
@@ -180,7 +186,10 @@ def _become(
         signal.set_wakeup_fd(-1)  # it is the parent's loop that would be woken
         os.setsid()
         default_signals()
+        log_fd, *sockets = handed
         _wire(log_fd, error_write)
+        for fd in sockets:
+            os.set_inheritable(fd, True)
         lose_to_the_oom_killer()
         be_bounded(order.bounds.nice, order.bounds.cpu_s)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -193,11 +202,16 @@ def _become(
         step = f"enter {order.cwd}"
         os.chdir(order.cwd)
         step = f"run {order.argv[0]}"
-        os.execvpe(order.argv[0], order.argv, order.env)  # noqa: S606 (no shell is wanted)
+        os.execvpe(order.argv[0], order.argv, with_sockets(order.env, sockets))  # noqa: S606 (no shell is wanted)
     except BaseException as error:
         os.write(error_write, f"cannot {step}: {getattr(error, 'strerror', None) or error}".encode())
     finally:
         os._exit(127)
+
+
+def with_sockets(env: dict[str, str], sockets: Sequence[int]) -> dict[str, str]:
+    """A kernel's environment, with the descriptors of the sockets that it is born with, if there are any."""
+    return env | {SOCKETS: ",".join(map(str, sockets))} if sockets else env
 
 
 def default_signals() -> None:

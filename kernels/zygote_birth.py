@@ -55,7 +55,7 @@ def await_orders(wire: socket.socket, fitting: Fitting | None = None) -> None:
         step = f"enter {order['cwd']}"
         os.chdir(order["cwd"])
         step = "take on its environment"
-        _take_on(order["argv"], order["env"])
+        _take_on(order["argv"], processes.with_sockets(order["env"], fds[1:]))
     except Exception as error:
         why = getattr(error, "strerror", None) or error
         with suppress(WireEnded):

@@ -279,7 +279,7 @@ class WarmApp(inside.RingApp):
 
     def init_control(self, context: Any) -> None:
         """As ipykernel's, without the thread for subshells."""
-        super().init_control(context)  # type: ignore[no-untyped-call]
+        super().init_control(context)
         self.shell_channel_thread = NoThread()
 
     def init_kernel(self) -> None:
@@ -368,6 +368,6 @@ def be_kernel(
         setattr(app, name.rpartition(".")[2], _ARGUMENTS[name](value))
     # As `inside.forget_package` does, which looks at all names, and so copies their pages.
     _KEPT.extend(sys.modules.pop(name, None) for name in _PACKAGE)
-    app.initialize()  # type: ignore[no-untyped-call]
+    app.initialize()
     before_start()
     app.start()

@@ -16,7 +16,7 @@ _LENGTH = struct.Struct("!I")
 BOUND = b"b"
 """What a kernel says last: its sockets are there. Not a message but this byte, for its user's code may run by then."""
 
-FDS = 4
+FDS = 8
 """The most descriptors that one message carries."""
 
 

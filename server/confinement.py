@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from kernels.confine import folders
 from kernels.confine.folders import FolderError
-from kernels.confine.options import Options
+from kernels.confine.options import UIDS, Options
 from kernels.confine.uids import Uids, UidsError
 from kernels.errors import NurseryUnavailable
 from server.settings import Settings
@@ -44,6 +44,7 @@ def options_of(settings: Settings) -> Options:
         processes=settings.user_processes,
         files=settings.kernel_files,
         file_mib=settings.kernel_file_mib,
+        level=settings.confinement or "",
     )
 
 
@@ -70,7 +71,7 @@ class Identities:
         level = self._confinement()
         if not level:
             raise NurseryUnavailable("it is not known yet how kernels are confined")
-        if level == "none":
+        if not level.startswith(UIDS):
             return directory, None
         try:
             uid = self._uids.of(user, directory.name)

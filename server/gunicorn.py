@@ -162,7 +162,8 @@ def _say_confinement(status: dict[str, Any], names: Iterable[object]) -> None:
         _log.warning("kernels_not_confined", missing="; ".join(_report.missing))
         return
     _log.info("kernels_confined", layers=layers, missing="; ".join(_report.missing))
-    os.setgroups([])
+    if os.geteuid() == 0:
+        os.setgroups([])
     os.umask(0o077)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
+from kernels.confine.options import LEVELS
 from server import parsers
 from server.parsers import Parser
 
@@ -71,6 +72,13 @@ class Settings:
         "0",
         parsers.flag,
         "`1` says that everyone who can log in is trusted: serves them where kernels cannot be confined, too",
+    )
+    confinement: str | None = _setting(
+        "KERNELRING_CONFINEMENT",
+        "",
+        parsers.optional(parsers.one_of(*LEVELS)),
+        f"how kernels are to be kept apart: {', '.join(f'`{level}`' for level in LEVELS)}, and no other way; unset, the"
+        " first of these that this machine offers",
     )
     uids: tuple[int, int] = _setting(
         "KERNELRING_UIDS",

@@ -1,6 +1,6 @@
 """What this host offers to keep users apart, found out once at the start.
 
-Owns the questions and the answer in words. The answer is a trial: a child becomes the first of the uids and tries to
+Owns the questions and the answer in words. The answer is a trial: a child goes where a kernel is to go, and tries to
 read what a kernel has to. Nothing of the host stays changed.
 """
 
@@ -12,14 +12,14 @@ import pwd
 import resource
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from kernels.confine import landlock, seccomp
-from kernels.confine.options import Options, Walls
+from kernels.confine import common_uid, landlock, seccomp
+from kernels.confine.options import LANDLOCK, LEVELS, NONE, UIDS, Options, Walls
 
 _MIB: Final = 2**20
 _NEEDED: Final = {0: "CHOWN", 1: "DAC_OVERRIDE", 3: "FOWNER", 5: "KILL", 6: "SETGID", 7: "SETUID"}
@@ -31,10 +31,13 @@ _WRITABLE: Final = ("/dev/shm",)  # noqa: S108 (POSIX shared memory has no other
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 _LIMIT_BYTES_LOCKED: Final = 64 * _MIB
 
+MOST_PROCESSES: Final = 8192
+"""And threads, of all kernels together where they have one uid. Our figure: four hundred kernels, and some room."""
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`level` is "uids" or "none"; `layers` what is in force besides; `missing` what is not, and how to get it."""
+    """`level` is one of LEVELS or "none", `layers` what is in force besides, `missing` what is not, and why."""
 
     level: str
     layers: tuple[str, ...] = ()
@@ -48,26 +51,64 @@ class Report:
 
 def probe(options: Options, runtime: Path) -> tuple[Report, Walls]:
     """What there is, and what a kernel is put behind. Forks; the caller must have one thread."""
-    missing = list(_why_no_uids(options, runtime))
-    if missing:
-        return Report("none", missing=tuple(missing)), Walls()
-    abi, program = landlock.version(), b""
-    try:
-        program = seccomp.compiled()
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        missing.append(f"seccomp: {error} (install libseccomp2)")
+    missing: list[str] = []
+    for level in [options.level] if options.level else LEVELS:
+        found = _TRIALS[level](options, runtime, missing)
+        if found is not None:
+            abi = found.landlock
+            layers = ((f"landlock{abi}",) if abi else ()) + (("seccomp",) if found.seccomp else ())
+            return Report(level, layers, tuple(missing)), found
+    return Report(NONE, missing=tuple(missing)), Walls()
+
+
+def _uids(options: Options, runtime: Path, missing: list[str]) -> Walls | None:
+    """The walls of kernels that have uids, or None. Says in `missing` why not, or what is not there besides."""
+    if why := list(_why_no_uids(options, runtime)):
+        missing += why
+        return None
+    abi, program = landlock.version(), _filter(missing)
     if not abi:
         missing.append("Landlock: this Linux has none, or it is switched off (Linux 5.13, and `lsm=` with landlock)")
-    walls = Walls(
+    return Walls(
         landlock=abi,
         readable=tuple(_readable(options.notebooks, runtime)) if abi else (),
         writable=_WRITABLE,
-        devices=tuple(_devices()),
+        devices=tuple(_devices(_DEVICES)),
         seccomp=program,
         limits=tuple(_limits(options)),
     )
-    layers = ((f"landlock{abi}",) if abi else ()) + (("seccomp",) if program else ())
-    return Report("uids", layers, tuple(missing)), walls
+
+
+def _landlock(options: Options, runtime: Path, missing: list[str]) -> Walls | None:
+    """As `_uids`, of kernels that have the server's own uid."""
+    abi, program = landlock.version(), _filter(missing, shared_uid=True)
+    if why := list(common_uid.why_not(abi, program)):
+        missing += why
+        return None
+    closed = [options.notebooks.resolve(), runtime.resolve()]
+    walls = Walls(
+        landlock=abi,
+        readable=tuple(common_uid.readable(_PACKAGE, closed)),
+        devices=tuple(_devices(common_uid.DEVICES)),
+        seccomp=program,
+        limits=tuple(_limits(options, shared_uid=True)),
+        level=LANDLOCK,
+    )
+    if told := common_uid.tried(walls, _must_read()):
+        missing.append(told)
+        return None
+    return walls
+
+
+_TRIALS: Final = {UIDS: _uids, LANDLOCK: _landlock}
+
+
+def _filter(missing: list[str], *, shared_uid: bool = False) -> bytes:
+    try:
+        return seccomp.compiled(shared_uid=shared_uid)
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        missing.append(f"seccomp: {error} (install libseccomp2)")
+        return b""
 
 
 # -- uids ---------------------------------------------------------------------------------------------------------
@@ -209,17 +250,21 @@ def _above(paths: set[Path]) -> set[Path]:
     return {above for path in paths for above in path.parents} | paths
 
 
-def _devices() -> Iterator[str]:
-    """Terminals, nothing and chance; and what computes, where its owner has opened it to others."""
-    yield from (f"/dev/{name}" for name in _DEVICES)
+def _devices(names: Iterable[str]) -> Iterator[str]:
+    """Those, and what computes, where its owner has opened it to others."""
+    yield from (f"/dev/{name}" for name in names)
     yield from (str(path) for pattern in ("nvidia*", "dri", "kfd") for path in sorted(Path("/dev").glob(pattern)))
 
 
-def _limits(options: Options) -> Iterator[tuple[int, int]]:
-    """For setrlimit. None is raised above what this process may have."""
+def _limits(options: Options, *, shared_uid: bool = False) -> Iterator[tuple[int, int]]:
+    """For setrlimit. None is raised above what this process may have.
+
+    With the server's uid all processes of all kernels count together: each kernel's are bounded by the nursery's watch,
+    and the limit is one for all of them, to keep a bomb small until it is seen.
+    """
     wanted = {
         resource.RLIMIT_DATA: options.memory_mib * _MIB,  # RLIMIT_AS would count what is reserved and never used
-        resource.RLIMIT_NPROC: options.processes,
+        resource.RLIMIT_NPROC: max(MOST_PROCESSES, options.processes) if shared_uid else options.processes,
         resource.RLIMIT_NOFILE: options.files,
         resource.RLIMIT_FSIZE: options.file_mib * _MIB,
         resource.RLIMIT_MEMLOCK: _LIMIT_BYTES_LOCKED,

@@ -10,13 +10,20 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
+
+UIDS: Final = "uids"
+LANDLOCK: Final = "landlock"
+NONE: Final = "none"
+LEVELS: Final = (UIDS, LANDLOCK)
+"""Of confinement, the strongest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """The settings. `uids`: first and last of those that users are given, each with the gid of the same number.
 
+    `level`: the one that it has to be; empty for the strongest that there is.
     `memory_mib`, `files` and `file_mib` are a kernel's, and so are those of each process that it starts;
     `processes` (threads count as well) are a user's.
     """
@@ -27,6 +34,7 @@ class Options:
     processes: int = 512
     files: int = 1024
     file_mib: int = 1024
+    level: str = ""
 
     def to_text(self) -> str:
         """For a command line; `from_text` is its inverse."""
@@ -44,7 +52,8 @@ class Walls:
     """What all kernels have in common.
 
     `landlock`: the version of its interface, 0 for none; `readable`, `writable` and `devices` are the paths that it
-    leaves open; `seccomp`: a compiled filter, empty for none; `limits`: (resource, value) for setrlimit.
+    leaves open; `seccomp`: a compiled filter, empty for none; `limits`: (resource, value) for setrlimit. `level` says
+    how kernels are told apart: by a uid each ("uids"), or all with the server's own.
     """
 
     landlock: int = 0
@@ -53,6 +62,7 @@ class Walls:
     devices: tuple[str, ...] = ()
     seccomp: bytes = b""
     limits: tuple[tuple[int, int], ...] = ()
+    level: str = UIDS
 
     def to_text(self) -> str:
         """For a command line; `from_text` is its inverse."""
@@ -64,16 +74,19 @@ class Walls:
         found = json.loads(text)
         paths = {name: tuple(found[name]) for name in ("readable", "writable", "devices")}
         limits = tuple((int(resource), int(value)) for resource, value in found["limits"])
-        return cls(landlock=found["landlock"], seccomp=base64.b64decode(found["seccomp"]), limits=limits, **paths)
+        program = base64.b64decode(found["seccomp"])
+        return cls(landlock=found["landlock"], seccomp=program, limits=limits, level=found["level"], **paths)
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """One kernel's: whose it is, and where. `uid` is the gid, too; `directory` is the kernel's own."""
+    """One kernel's: whose it is, and where. `uid` is the gid, too, 0 where all have the server's; `directory` is the
+    kernel's own; `memory` its own part of /dev/shm, empty where all of that is open to it."""
 
     uid: int
     home: str
     directory: str
+    memory: str = ""
 
     @property
     def packages(self) -> str:
@@ -81,6 +94,13 @@ class Room:
         return f"{self.home}/.local/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
 
     @property
+    def readable(self) -> tuple[str, ...]:
+        """What it may read, besides what everybody may. With a uid of its own the modes of files say the rest."""
+        return (self.directory,) if self.uid else (f"{self.directory}/connection.json",)
+
+    @property
     def writable(self) -> tuple[str, ...]:
-        """What it may write to, besides what everybody may."""
-        return self.home, f"{self.directory}/s", f"{self.directory}/t"
+        """What it may write to, besides what everybody may. Without a uid of its own its sockets are given to it."""
+        if self.uid:
+            return self.home, f"{self.directory}/s", f"{self.directory}/t"
+        return self.home, f"{self.directory}/t", self.memory

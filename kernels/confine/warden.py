@@ -9,6 +9,8 @@ import os
 import signal
 import stat
 import sys
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -16,13 +18,13 @@ from typing import Final
 import structlog
 
 from kernels import nursery_disk
-from kernels.confine import folders
+from kernels.confine import folders, one_uid
 from kernels.confine.folders import FolderError
 from kernels.confine.host import Report
-from kernels.confine.options import Options, Room, Walls
+from kernels.confine.options import NONE, UIDS, Options, Room, Walls
 from kernels.confine.uids import Uids, UidsError
 from kernels.errors import SpawnRefused
-from kernels.inside.confined import CONFINED
+from kernels.inside.confined import CONFINED, MEMORY
 from kernels.records import SpawnOrder
 
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (looked through, and nothing is made there)
@@ -30,6 +32,11 @@ _OF_THE_SERVER: Final = frozenset(
     {"IPYTHONDIR", "MPLCONFIGDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"}
 )
 """Directories that a kernel could not write to; without the variables they are in its HOME."""
+
+_MAKES_ITS_SOCKETS: Final = (
+    "this kernel makes its sockets itself, which none may where all have the same uid: it needs a server whose level "
+    "of confinement is uids"
+)
 
 log = structlog.get_logger(__name__)
 
@@ -44,19 +51,29 @@ class Warden:
         self._notebooks = options.notebooks.resolve()
         self._first, self._last = options.uids
         self._uids = Uids(self._notebooks, *options.uids)
+        self._folder = runtime / "k"
         if self.confines:
             self._notebooks.mkdir(mode=0o711, parents=True, exist_ok=True)
             for directory in (runtime, runtime / "k", self._notebooks):
-                folders.open_way(directory)
+                if self.gives_uids:
+                    folders.open_way(directory)
+            one_uid.sweep_memory(self._folder)
 
     @property
     def confines(self) -> bool:
         """Whether there is a level that it could confine at."""
-        return self.report.level != "none"
+        return self.report.level != NONE
+
+    @property
+    def gives_uids(self) -> bool:
+        """Whether each user has a uid; else all kernels have the server's."""
+        return self.report.level == UIDS
 
     def admit(self, order: SpawnOrder) -> tuple[SpawnOrder, Room]:
         """The order as it is to be carried out, and a room for it with all that it needs. Raises SpawnRefused."""
         home = self._home(order)
+        if not self.gives_uids:
+            return self._admit_with_our_uid(order, home)
         try:
             uid = self._uids.of(order.user, home.name)
             folders.give_home(home, uid)
@@ -66,21 +83,45 @@ class Warden:
         except OSError as error:
             raise SpawnRefused(f"the kernel's directories cannot be made its own: {error}") from error
         room = Room(uid, str(home), str(order.directory))
-        return replace(order, env=_environment(order, room)), room
+        return replace(order, env=self._environment(order, room)), room
+
+    def _admit_with_our_uid(self, order: SpawnOrder, home: Path) -> tuple[SpawnOrder, Room]:
+        if not order.recorder:
+            raise SpawnRefused(_MAKES_ITS_SOCKETS)
+        try:
+            one_uid.keep_home(home)
+            (order.directory / "t").mkdir(mode=0o700, exist_ok=True)
+            memory = one_uid.give_memory(order.directory)
+        except (FolderError, OSError) as error:
+            raise SpawnRefused(f"the kernel's directories cannot be made its own: {error}") from error
+        room = Room(0, str(home), str(order.directory), str(memory))
+        return replace(order, env=self._environment(order, room)), room
+
+    def born_with(self, directory: Path) -> AbstractContextManager[tuple[int, ...]]:
+        """The sockets that a kernel is given; none where it makes them itself. Raises OSError."""
+        return nullcontext(()) if self.gives_uids else one_uid.born_with(directory)
 
     def seal(self, directory: Path) -> bool:
         """Closes the directory of a kernel's sockets when all are there. Whether it is closed. Raises OSError."""
+        if not self.gives_uids:
+            return True
         uid = self._uid_of(directory)
         return not uid or folders.seal(directory, uid)
 
-    def left(self, directory: Path) -> None:
-        """The last kernel of a user has ended: so does what it has left running, and its shared memory goes.
-
-        Raises OSError.
+    def left(self, directory: Path, *, last: bool) -> None:
+        """A kernel has ended. With the `last` of its user so does what they have left running, and their shared memory
+        goes; where there are no uids it is that of the kernel, each time. Raises OSError.
         """
-        if uid := self._uid_of(directory):
+        if not self.gives_uids:
+            one_uid.forget_memory(directory)
+        elif last and (uid := self._uid_of(directory)):
             _kill_all_of(uid)
             forget_shared_memory(uid)
+
+    def end_strays(self, running: Collection[int]) -> None:
+        """Ends what kernels that are not among those `running` have left, where no uid tells it. Raises OSError."""
+        if not self.gives_uids:
+            one_uid.end_strays(running)
 
     def _uid_of(self, directory: Path) -> int:
         """Whose kernel this is, by the group that `admit` gave its directory; 0 if it was not confined, or is gone."""
@@ -98,24 +139,25 @@ class Warden:
             raise SpawnRefused(f"{order.cwd} is not in a user's directory in {self._notebooks}")
         return home
 
-
-def _environment(order: SpawnOrder, room: Room) -> dict[str, str]:
-    """The kernel's, with a home of its own in it."""
-    kept = {name: value for name, value in order.env.items() if name not in _OF_THE_SERVER}
-    known = kept.get("PYTHONPATH")
-    own = {
-        "HOME": room.home,
-        "USER": order.user,
-        "LOGNAME": order.user,
-        "TMPDIR": f"{room.directory}/t",
-        CONFINED: "1",
-        # Its arena is counted as data when it is committed at once, and then pyarrow does not start.
-        "MIMALLOC_ARENA_EAGER_COMMIT": "0",
-        "PYTHONPATH": f"{known}:{room.packages}" if known else room.packages,
-    }
-    if sys.prefix != sys.base_prefix:  # in a virtual environment pip knows no packages of a user's own
-        own["PIP_PREFIX"] = f"{room.home}/.local"
-    return kept | own
+    def _environment(self, order: SpawnOrder, room: Room) -> dict[str, str]:
+        """The kernel's, with a home of its own in it."""
+        kept = {name: value for name, value in order.env.items() if name not in _OF_THE_SERVER}
+        known = kept.get("PYTHONPATH")
+        own = {
+            "HOME": room.home,
+            "USER": order.user,
+            "LOGNAME": order.user,
+            "TMPDIR": f"{room.directory}/t",
+            CONFINED: self.report.level,
+            # Its arena is counted as data when it is committed at once, and then pyarrow does not start.
+            "MIMALLOC_ARENA_EAGER_COMMIT": "0",
+            "PYTHONPATH": f"{known}:{room.packages}" if known else room.packages,
+        }
+        if room.memory:
+            own[MEMORY] = room.memory
+        if sys.prefix != sys.base_prefix:  # in a virtual environment pip knows no packages of a user's own
+            own["PIP_PREFIX"] = f"{room.home}/.local"
+        return kept | own
 
 
 def _kill_all_of(uid: int) -> None:

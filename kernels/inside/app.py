@@ -13,7 +13,7 @@ from ipykernel import kernelapp
 from ipykernel.kernelapp import IPKernelApp
 from traitlets.traitlets import Float, Integer, default
 
-from kernels.inside import paced
+from kernels.inside import narrow, paced, sockets
 from kernels.inside.kernel import RingKernel
 from kernels.inside.output import Publisher
 from kernels.inside.recorder import Recorder
@@ -26,6 +26,7 @@ class RingApp(IPKernelApp):
     classes = [RingKernel, *IPKernelApp.classes]  # noqa: RUF012 (as traitlets wants it)
     incarnation = Integer(1, help="How often this kernel was started.").tag(config=True)
     send_messages = Integer(20_000, help="How many of them may wait for an owner who does not read.").tag(config=True)
+    born_with: dict[int, int]  # descriptors by the numbers of the sockets
     recorder_mib = Float(4.0, help="How much of its output the kernel remembers.").tag(config=True)
 
     @default("kernel_class")
@@ -38,13 +39,33 @@ class RingApp(IPKernelApp):
         session.recorder = Recorder(self.incarnation, int(self.recorder_mib * 2**20))
         return session
 
+    def initialize(self, argv: Any = None) -> None:
+        """As ipykernel's. All that is the user's own comes later."""
+        self.born_with = sockets.given()
+        if narrow.narrows():
+            narrow.narrow()
+        super().initialize(argv)  # type: ignore[no-untyped-call]
+
+    def _try_bind_socket(self, s: Any, port: int) -> int:
+        return sockets.bind(s, self.ip, port, self.born_with) or super()._try_bind_socket(s, port)  # type: ignore[no-untyped-call]
+
+    def init_control(self, context: Any) -> None:
+        """As ipykernel's. A kernel that may make no sockets cannot connect to itself either, for the debugger."""
+        super().init_control(context)  # type: ignore[no-untyped-call]
+        if self.born_with:
+            self.debug_shell_socket.disconnect(self.shell_socket.getsockopt(zmq.LAST_ENDPOINT))
+
+    def init_heartbeat(self) -> None:
+        """As ipykernel's, on the socket that the kernel was born with."""
+        with in_place_of("Heartbeat", partial(sockets.Heart, born_with=self.born_with)):
+            super().init_heartbeat()  # type: ignore[no-untyped-call]
+
     def init_iopub(self, context: Any) -> None:
         """As ipykernel's; nothing has been sent yet when it returns."""
         # ipykernel leaves it at 1,000 messages, and what is more is dropped without a word (seen on a busy machine).
         # The owner notices, and asks for it again; but the recorder has less of it than can wait here.
         context.setsockopt(zmq.SNDHWM, self.send_messages)
-        pipe_path = f"{self.ip}-p" if self.transport == "ipc" else ""
-        with in_place_of("IOPubThread", partial(Publisher, pipe_path=pipe_path)):
+        with in_place_of("IOPubThread", Publisher):
             super().init_iopub(context)  # type: ignore[no-untyped-call]
         del context.sockopts[zmq.SNDHWM]  # for the sockets made after it
         socket = self.iopub_thread.socket

@@ -6,7 +6,16 @@ import os
 from typing import Any, Final
 
 CONFINED: Final = "KERNELRING_CONFINED"
-"""In the environment of a confined kernel."""
+"""In the environment of a confined kernel: the level."""
+
+LANDLOCK: Final = "landlock"
+"""The level at which a kernel can make no sockets with a path and has a part of /dev/shm for itself."""
+
+SOCKETS: Final = "KERNELRING_SOCKETS"
+"""Descriptors of the sockets that a kernel is born with, in the order of their numbers, separated by commas."""
+
+MEMORY: Final = "KERNELRING_MEMORY"
+"""The directory of a kernel's shared memory."""
 
 _NO_DEBUGGER: Final = "The debugger is off here: it listens where every user of this machine could connect to it."
 

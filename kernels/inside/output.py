@@ -13,9 +13,8 @@ from typing import Any
 
 import zmq
 from ipykernel import iostream
-from zmq.eventloop.zmqstream import ZMQStream
 
-PIPE_LINGER_MS = 3000  # as ipykernel's
+from kernels.inside.relay import Relay, Sender
 
 log = logging.getLogger(__name__)
 
@@ -29,32 +28,16 @@ class Publisher(iostream.IOPubThread):
     because others may have read True meanwhile.
     """
 
-    def __init__(self, *args: Any, pipe_path: str = "", **given: Any) -> None:
-        self._pipe_path = pipe_path
-        super().__init__(*args, **given)  # type: ignore[no-untyped-call]
-
     def _setup_pipe_in(self) -> None:
-        """As ipykernel's, on a socket beside the kernel's own: every user of the machine could connect to its port."""
-        if not self._pipe_path:
-            super()._setup_pipe_in()  # type: ignore[no-untyped-call]
-            return
+        """As ipykernel's, without a port, which every user of the machine could connect to."""
         self._pipe_uuid = os.urandom(16)
-        pipe = self.socket.context.socket(zmq.PULL)
-        pipe.linger = 0
-        pipe.bind(f"ipc://{self._pipe_path}")
-        self._pipe_in = ZMQStream(pipe, self.io_loop)
-        self._pipe_in.on_recv(self._handle_pipe_msg)
+        self._relay = Relay(self._handle_pipe_msg)
+        self.io_loop.asyncio_loop.add_reader(self._relay, self._relay.read)  # type: ignore[attr-defined]
 
-    def _setup_pipe_out(self) -> tuple[zmq.Context[Any], zmq.Socket[bytes]]:
+    def _setup_pipe_out(self) -> tuple[Sender, Sender]:
         """As ipykernel's. In a process that the kernel has forked."""
-        if not self._pipe_path:
-            found: tuple[zmq.Context[Any], zmq.Socket[bytes]] = super()._setup_pipe_out()  # type: ignore[no-untyped-call]
-            return found
-        context = zmq.Context()
-        pipe = context.socket(zmq.PUSH)
-        pipe.linger = PIPE_LINGER_MS
-        pipe.connect(f"ipc://{self._pipe_path}")
-        return context, pipe
+        sender = Sender(self._relay)
+        return sender, sender
 
     def _setup_event_pipe(self) -> None:
         self._woken = False

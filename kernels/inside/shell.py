@@ -7,13 +7,30 @@ the cell imports, in a few ms. `%config IPCompleter.use_jedi = True`, or a stude
 
 from __future__ import annotations
 
+from subprocess import CalledProcessError
 from typing import Any
 
 from ipykernel.zmqshell import ZMQInteractiveShell
 
+from kernels.inside import narrow
+
 
 class RingShell(ZMQInteractiveShell):
     """Its completer's defaults are ours."""
+
+    def system_piped(self, cmd: str) -> None:
+        """As IPython's, which runs a command on a terminal: where there are none it runs without."""
+        if not narrow.narrows():
+            super().system_piped(cmd)  # type: ignore[no-untyped-call]
+            return
+        if cmd.rstrip().endswith("&"):
+            raise OSError("Background processes not supported.")
+        code = narrow.run_piped(self.var_expand(cmd, depth=1))  # type: ignore[no-untyped-call]
+        self.user_ns["_exit_code"] = code
+        if self.system_raise_on_error and code != 0:
+            raise CalledProcessError(code, cmd)
+
+    system = system_piped
 
     def init_completer(self) -> None:
         """The original; what is configured counts."""

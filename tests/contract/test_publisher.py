@@ -20,7 +20,7 @@ WITHIN_S = 10.0
 @pytest.fixture
 def publisher() -> Iterator[Publisher]:
     context: zmq.Context[Any] = zmq.Context()
-    made = Publisher(context.socket(zmq.PUB))
+    made = Publisher(context.socket(zmq.PUB))  # type: ignore[no-untyped-call]
     made.start()  # type: ignore[no-untyped-call]
     yield made
     made.stop()  # type: ignore[no-untyped-call]
@@ -74,7 +74,7 @@ def test_a_subscriber_who_comes_while_something_is_sent_is_welcomed() -> None:
     context: zmq.Context[Any] = zmq.Context()
     socket, subscriber = context.socket(zmq.XPUB), context.socket(zmq.SUB)
     socket.bind("inproc://iopub")
-    publisher = Publisher(socket, session=Session(key=b"k"))
+    publisher = Publisher(socket, session=Session(key=b"k"))  # type: ignore[no-untyped-call]
     publisher.start()  # type: ignore[no-untyped-call]
 
     def sends() -> None:

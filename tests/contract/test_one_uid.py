@@ -1,0 +1,362 @@
+"""Kernels that have the server's own uid reach nothing of each other, and a lesson works all the same.
+
+As root the tests are run twice: as they are, and by `test_all_of_it_as_somebody_else` with another uid.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+import pytest_asyncio
+
+from kernels import nursery_call
+from kernels.errors import SpawnRefused
+from local.paths import ROOT
+from tests.cluster.confined import status
+from tests.nursery_fixture import until
+from tests.one_uid import Ground, Pupil, ground
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+
+LEVEL: Final = "landlock"
+NOBODY: Final = 65534
+REFUSED: Final = ("PermissionError", "OSError: [Errno 38]")
+MEMORY: Final = "import multiprocessing.shared_memory as _m; made = _m.SharedMemory(create=True, size=64)\nprint(made.name)"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def school() -> AsyncIterator[Ground]:
+    async with ground(LEVEL) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ann(school: Ground) -> AsyncIterator[Pupil]:
+    async with school.pupil("ann") as found:
+        (school.home("ann") / "diary").write_text("secret")
+        await found.told("import subprocess\nchild = subprocess.Popen(['sleep', '600'])\nx = 42")
+        yield found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def bob(school: Ground) -> AsyncIterator[Pupil]:
+    async with school.pupil("bob") as found:
+        yield found
+
+
+def refused(found: dict[str, str]) -> None:
+    assert {name: what for name, what in found.items() if not what.startswith(REFUSED)} == {}
+
+
+async def test_a_kernel_has_the_servers_uid_and_no_capability(ann: Pupil) -> None:
+    found = status(ann.record.pid)
+    assert found["Uid"].split() == [str(os.getuid())] * 4
+    assert [found[name].strip("0") for name in ("CapPrm", "CapEff", "CapInh", "CapAmb")] == [""] * 4
+    assert os.getuid() or not found["CapBnd"].strip("0")
+    assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
+    assert ann.record.warm
+
+
+async def test_files_of_others_and_of_the_server_are_closed(school: Ground, ann: Pupil, bob: Pupil) -> None:
+    home, k, mine = school.home("ann"), ann.record.directory, bob.record.directory
+    (school.place.runtime / "secret").write_text("x" * 32)
+    name = await ann.told(MEMORY)
+    hidden = Path("~").expanduser()
+    try:
+        found = await bob.attempts(
+            {
+                "list home": f"os.listdir('{home}')",
+                "read diary": f"open('{home}/diary').read()",
+                "read it by a descriptor": f"open('/proc/self/fd/%d' % os.open('{home}/diary', os.O_PATH)).read()",
+                "write into home": f"open('{home}/x', 'w')",
+                "cut diary": f"os.truncate('{home}/diary', 0)",
+                "remove diary": f"os.unlink('{home}/diary')",
+                "move home": f"os.rename('{home}', '{home}2')",
+                "link to diary": f"os.link('{home}/diary', 'stolen')",
+                "link to its inode": f"libc('linkat', os.open('{home}/diary', os.O_PATH), b'', -100, b's', 0x1000)",
+                "list notebooks": f"os.listdir('{home.parent}')",
+                "make a home": f"os.mkdir('{home.parent}/carl')",
+                "list runtime": f"os.listdir('{school.place.runtime}')",
+                "the server's secret": f"open('{school.place.runtime}/secret').read()",
+                "the nursery's log": f"open('{school.place.runtime}/nursery.log').read()",
+                "list kernels": f"os.listdir('{k.parent}')",
+                "its key": f"open('{k}/connection.json').read()",
+                "own record": f"open('{mine}/record.json').read()",
+                "write own record": f"open('{mine}/record.json', 'w')",
+                "own log by its name": f"open('{mine}/log', 'w')",
+                "write own key": f"open('{mine}/connection.json', 'w')",
+                "replace own socket": f"os.unlink('{mine}/s/s-1')",
+                "move own socket": f"os.rename('{mine}/s/s-1', '{mine}/s/s-2')",
+                "add own socket": f"os.symlink('{k}/s/s-2', '{mine}/s/x')",
+                "move own sockets": f"os.rename('{mine}/s', '{mine}/t/s')",
+                "a hard link among own sockets": f"os.link('{mine}/t', '{mine}/s/x')",
+                "temporary files of others": "os.listdir('/tmp')",
+                "the server's home": f"os.listdir('{hidden}')",
+                "its working directory": f"os.listdir('{ROOT}')",
+                "what others share": "os.listdir('/dev/shm')",
+                "her shared memory": f"open('/dev/shm/kernelring/{name}')",
+                "terminals": "os.listdir('/dev/pts')",
+                "a terminal": "os.openpty()",
+                "a watch on her folder": f"libc('inotify_init')",
+                "passwords": "open('/etc/shadow').read()",
+                "an attribute": f"os.setxattr('{home}/diary', 'user.x', b'1')",
+            }
+        )
+    finally:
+        (school.place.runtime / "secret").unlink()
+    absent = found.pop("her shared memory")
+    assert absent.startswith(("PermissionError", "FileNotFoundError"))
+    refused(found)
+
+
+async def test_modes_owners_and_times_of_what_is_not_ones_own_stay(school: Ground, ann: Pupil, bob: Pupil) -> None:
+    """Landlock lets it pass: so does the filter, without doing it."""
+    home = school.home("ann")
+    before = [os.stat(path) for path in (home, home / "diary", ROOT / "kernels" / "nursery.py")]
+    await bob.attempts(
+        {
+            "close home": f"os.chmod('{home}', 0)",
+            "open home": f"os.chmod('{home}', 0o777)",
+            "date": f"os.utime('{home}/diary', (1, 1))",
+            "owner": f"os.chown('{home}/diary', {os.getuid()}, {os.getgid()})",
+            "close the server": f"os.fchmod(os.open('{ROOT}/kernels/nursery.py', os.O_RDONLY), 0)",
+        }
+    )
+    after = [os.stat(path) for path in (home, home / "diary", ROOT / "kernels" / "nursery.py")]
+    assert [(each.st_mode, each.st_mtime, each.st_ctime) for each in before] == [
+        (each.st_mode, each.st_mtime, each.st_ctime) for each in after
+    ]
+
+
+async def test_processes_of_others_and_of_the_server_are_out_of_reach(school: Ground, ann: Pupil, bob: Pupil) -> None:
+    nursery = nursery_call.ask(school.place.runtime, "status", 5)
+    pids = {
+        "kernel": ann.record.pid,
+        "child": int(await ann.told("print(child.pid)")),
+        "nursery": nursery["pid"],
+        "supervisor": school.place.supervisor_pid(),
+        "zygote": nursery["zygote"]["pid"],
+        "spare": nursery["zygote"]["spares"][0],
+        "server": os.getpid(),
+    }
+    for name, pid in pids.items():
+        refused(await bob.attempts(AT_A_PROCESS(pid)))
+        assert status(pid)["State"][0] in "SRD", name
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() != "999"
+    assert await ann.told("print(x, open('diary').read())") == "42 secret"
+
+
+def AT_A_PROCESS(pid: int) -> dict[str, str]:  # noqa: N802 (a table with one unknown)
+    return {
+        "environment": f"open('/proc/{pid}/environ').read()",
+        "memory": f"open('/proc/{pid}/mem', 'rb')",
+        "map": f"open('/proc/{pid}/maps').read()",
+        "auxv": f"open('/proc/{pid}/auxv', 'rb').read()",
+        "files": f"os.listdir('/proc/{pid}/fd')",
+        "a file": f"os.open('/proc/{pid}/fd/2', os.O_WRONLY)",
+        "folder": f"os.listdir('/proc/{pid}/cwd')",
+        "root": f"os.listdir('/proc/{pid}/root')",
+        "program": f"os.readlink('/proc/{pid}/exe')",
+        "namespaces": f"os.open('/proc/{pid}/ns/net', os.O_RDONLY)",
+        "end first": f"open('/proc/{pid}/oom_score_adj', 'w').write('999')",
+        "forget pages": f"open('/proc/{pid}/clear_refs', 'w').write('1')",
+        "clocks": f"open('/proc/{pid}/timerslack_ns', 'w').write('9')",
+        "name": f"open('/proc/{pid}/comm', 'w').write('x')",
+        "group": f"open('/proc/{pid}/autogroup', 'w').write('19')",
+        "core": f"open('/proc/{pid}/coredump_filter', 'w').write('1')",
+        "signal": f"os.kill({pid}, signal.SIGCONT)",
+        "signal 0": f"os.kill({pid}, 0)",
+        "signal to group": f"os.killpg(os.getpgid({pid}), signal.SIGCONT)",
+        "signal by a descriptor": f"signal.pidfd_send_signal(os.pidfd_open({pid}), signal.SIGCONT)",
+        "signal to a thread": f"libc('syscall', 234, {pid}, {pid}, 18)",
+        "signal with a value": f"libc('sigqueue', {pid}, 18, None)",
+        "trace": f"libc('ptrace', 16, {pid}, None, None)",
+        "read memory": f"libc('process_vm_readv', {pid}, None, 0, None, 0, 0)",
+        "a copy of a descriptor": f"libc('syscall', 438, os.pidfd_open({pid}), 1, 0)",
+        "advise": f"libc('syscall', 440, os.pidfd_open({pid}), None, 0, 21, 0)",
+        "reap memory": f"libc('syscall', 448, os.pidfd_open({pid}), 0)",
+        "compare": f"libc('syscall', 312, os.getpid(), {pid}, 0, 0, 0)",
+        "limits": f"__import__('resource').prlimit({pid}, 7, (0, 0))",
+        "priority": f"os.setpriority(os.PRIO_PROCESS, {pid}, 19)",
+        "priority of a group": f"os.setpriority(os.PRIO_PGRP, {pid}, 19)",
+        "priority of all": "os.setpriority(os.PRIO_USER, 0, 19)",
+        "priority of a uid": "os.setpriority(os.PRIO_USER, os.getuid(), 19)",
+        "disk": f"libc('syscall', 251, 1, {pid}, 3 << 13)",
+        "disk of a uid": "libc('syscall', 251, 3, os.getuid(), 3 << 13)",
+        "processor": f"os.sched_setaffinity({pid}, [0])",
+        "policy": f"os.sched_setparam({pid}, os.sched_param(0))",
+        "attributes": f"libc('syscall', 314, {pid}, ctypes.create_string_buffer(48), 0)",
+        "pages": f"libc('syscall', 256, {pid}, 64, None, None)",
+        "some pages": f"libc('syscall', 279, {pid}, 0, None, None, None, 0)",
+        "locks": f"libc('syscall', 274, {pid}, ctypes.create_string_buffer(8), ctypes.create_string_buffer(8))",
+        "by the x32 door": f"libc('syscall', 0x40000000 + 521, 16, {pid}, None, None)",
+    }
+
+
+async def test_a_policy_for_another_is_not_put_in_force(ann: Pupil, bob: Pupil) -> None:
+    """libzmq's threads set their own, and end the process when that is refused: the filter lets none pass."""
+    await bob.attempts({"batch": f"os.sched_setscheduler({ann.record.pid}, os.SCHED_BATCH, os.sched_param(0))"})
+    assert os.sched_getscheduler(ann.record.pid) == os.SCHED_OTHER
+
+
+async def test_no_socket_with_a_path_is_made_by_a_kernel_its_threads_or_children(
+    school: Ground, ann: Pupil, bob: Pupil
+) -> None:
+    s, nursery = ann.record.directory / "s", school.place.socket
+    in_thread = "from concurrent.futures import ThreadPoolExecutor as _T\n"
+    await bob.told(in_thread + "pool = _T(1)")
+    anew = "run(sys.executable, '-c', 'import socket; socket.socket(socket.AF_UNIX)')"
+    found = await bob.attempts(
+        {
+            **{f"socket {n}": f"connect('{s}/s-{n}')" for n in range(1, 6)},
+            "nursery": f"connect('{nursery}')",
+            "abstract": "connect('\\0x')",
+            "in a thread": f"pool.submit(connect, '{nursery}').result()",
+            "in a new thread": f"_T(1).submit(connect, '{nursery}').result()",
+            "in a child": anew,
+            "a pair that can be connected": "socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
+            "a raw pair": "socket.socketpair(socket.AF_UNIX, socket.SOCK_RAW)",
+            "a nameless call": "libc('socket', 1 | 1 << 40, 1, 0)",
+            "clone3": "libc('syscall', 435, None, 0)",
+            "io_uring": "libc('syscall', 425, 1, None)",
+            "a user namespace": "libc('unshare', 0x10000000)",
+            "no filter in front": "libc('prctl', 36, 0, 0, 0, 0)",
+        }
+    )
+    refused(found)
+    assert await bob.told("import socket\na, b = socket.socketpair()\na.send(b'x'); print(b.recv(1))") == "b'x'"
+
+
+LESSONS: Final = {
+    "a file": "open('a.txt', 'w').write('1'); import os; print(os.listdir('.'))",
+    "a command": "!ls a.txt",
+    "a failed command": "!false\nprint('a.txt', _exit_code)",
+    "its output": "out = !ls\nprint(out)",
+    "bash": "get_ipython().run_cell_magic('bash', '', 'ls')",
+    "a child": "import subprocess; print(subprocess.run(['ls'], capture_output=True, text=True).stdout)",
+    "a python": "import sys; print(subprocess.run([sys.executable, '-c', 'print(\"a.txt\")'], capture_output=True, "
+    "text=True).stdout)",
+    "output of a fork": "import os\nif os.fork() == 0:\n    print('a.txt', flush=True); os._exit(0)\n"
+    "import time; _ = os.wait(), time.sleep(.3)",
+    "long output of a fork": "if os.fork() == 0:\n    print('y' * 100_000 + 'a.txt', flush=True); os._exit(0)\n"
+    "_ = os.wait(), time.sleep(.3)",
+    "a pool": "import multiprocessing as mp\nwith mp.Pool(3) as p: print(p.map(str, ['a.txt', 1]))",
+    "a queue": "q = mp.Queue(); p = mp.Process(target=q.put, args=('a.txt',)); p.start(); print(q.get()); p.join()",
+    "a lock of two": "l = mp.Lock()\ndef f():\n    with l: v.value += 1\nv = mp.Value('i', 0)\n"
+    "ps = [mp.Process(target=f) for _ in range(5)]; [p.start() for p in ps]; [p.join() for p in ps]\n"
+    "print('a.txt' if v.value == 5 else v.value)",
+    "an array": "a = mp.Array('i', 3); p = mp.Process(target=a.__setitem__, args=(1, 7)); p.start(); p.join()\n"
+    "print('a.txt' if a[1] == 7 else a[:])",
+    "a manager": "with mp.Manager() as m: d = m.dict(a='a.txt'); print(d)",
+    "a pool of the future": "from concurrent.futures import ProcessPoolExecutor as P\n"
+    "with P(2) as p: print(list(p.map(str, ['a.txt'])))",
+    "shared memory": "from multiprocessing.shared_memory import SharedMemory as S\ns = S(create=True, size=5)\n"
+    "s.buf[:5] = b'a.txt'; t = S(s.name); print(bytes(t.buf[:5])); t.close(); s.close(); s.unlink()",
+    "asyncio": "import asyncio\np = await asyncio.create_subprocess_shell('echo a.txt', stdout=-1)\n"
+    "print(await p.stdout.read())",
+    "a copy": "import shutil; shutil.copy2('a.txt', 'b.txt'); print('a.txt', os.listdir())",
+    "temporary files": "import tempfile\nwith tempfile.TemporaryDirectory() as d: open(d + '/x', 'w').write('1')\n"
+    "print('a.txt')",
+    "threads": "import threading\nt = [threading.Thread(target=lambda: None) for _ in range(50)]\n"
+    "[x.start() for x in t]; [x.join() for x in t]; print('a.txt')",
+    "numpy": "import numpy as np; print('a.txt', (np.ones((200, 200)) @ np.ones((200, 200))).sum())",
+    "a figure": "import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.savefig('f.png'); plt.close(); print('a.txt')",
+    "a socket": "import socket\na = socket.create_server(('127.0.0.1', 0))\nb = socket.create_connection(a.getsockname())\n"
+    "b.sendall(b'a.txt'); print(a.accept()[0].recv(9)); a.close(); b.close()",
+    "sqlite": "import sqlite3\nwith sqlite3.connect('s.db') as c: c.execute('create table if not exists t (a)'); "
+    "c.execute('insert into t values (?)', ['a.txt'])\n"
+    "print(sqlite3.connect('s.db').execute('select * from t').fetchall())",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("warm", [True, False])
+async def test_ordinary_lessons_work(school: Ground, warm: bool) -> None:
+    if warm:
+        await until(lambda: nursery_call.ask(school.place.runtime, "status", 5)["zygote"]["spares"])
+    else:
+        os.kill(nursery_call.ask(school.place.runtime, "status", 5)["zygote"]["pid"], signal.SIGKILL)
+        await until(lambda: not nursery_call.ask(school.place.runtime, "status", 5)["zygote"]["ready"])
+    async with school.pupil("eve") as eve:
+        assert eve.record.warm == warm
+        found = {name: await eve.told(code) for name, code in LESSONS.items()}
+        assert {name: text for name, text in found.items() if "a.txt" not in text} == {}
+        assert "KERNELRING_SOCKETS" not in await eve.told("print(dict(os.environ))")
+        sockets = eve.record.directory / "s"
+        assert all(stat.S_ISSOCK(path.lstat().st_mode) for path in sockets.iterdir())
+    await until(lambda: nursery_call.ask(school.place.runtime, "status", 5)["zygote"]["ready"], 60)
+
+
+async def test_a_kernel_is_interrupted(bob: Pupil) -> None:
+    asked = bob.talk.execute("import time\nprint('here', flush=True)\ntime.sleep(60)")
+    while (await bob.talk.get_iopub_msg(timeout=15))["msg_type"] != "stream":
+        pass
+    assert bob.manager.provisioner
+    await bob.manager.provisioner.send_signal(signal.SIGINT)
+    reply = await bob.talk.get_shell_msg(timeout=15)
+    assert (reply["parent_header"]["msg_id"], reply["content"]["ename"]) == (asked, "KeyboardInterrupt")
+
+
+LEFT_BEHIND: Final = """
+import multiprocessing.resource_tracker as tracker, os, subprocess
+from multiprocessing.shared_memory import SharedMemory
+left = SharedMemory(create=True, size=9)
+tracker.unregister('/' + left.name, 'shared_memory')
+code = "import os, time\\nif os.fork(): os._exit(0)\\nos.setsid()\\nif os.fork(): os._exit(0)\\nprint(os.getpid(), flush=True)\\nos.closerange(0, 3)\\ntime.sleep(600)"
+first = subprocess.run(['setsid', os.sys.executable, '-c', code], capture_output=True, text=True, env={}).stdout
+print(first.strip(), subprocess.Popen(['setsid', 'sh', '-c', 'sleep 600 & exec sleep 600']).pid)
+"""
+
+
+@pytest.mark.parametrize("how", ["ended", "killed"])
+async def test_nothing_that_a_kernel_has_started_outlives_it(school: Ground, ann: Pupil, how: str) -> None:
+    """Without session, parent, environment or descriptor of the kernel's. Of another kernel all stays."""
+    theirs = int(await ann.told("print(child.pid)"))
+    async with school.pupil("eve") as eve:
+        pids = [int(pid) for pid in (await eve.told(LEFT_BEHIND)).split()]
+        memory = Path("/dev/shm").glob(f"*{eve.record.kernel_id}/*")
+        assert len(list(memory)) == 1
+        assert all(status(pid)["State"] for pid in pids)
+        if how == "killed":
+            os.kill(eve.record.pid, signal.SIGKILL)
+            await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    assert list(Path("/dev/shm").glob(f"*{eve.record.kernel_id}*")) == []
+    assert status(theirs)["State"].startswith("S")
+
+
+async def test_a_nursery_that_was_killed_confines_as_before_and_ends_what_is_left(school: Ground, ann: Pupil) -> None:
+    async with school.pupil("eve") as eve:
+        pids = [int(pid) for pid in (await eve.told(LEFT_BEHIND)).split()]
+        school.place.kill_nursery()
+        await until(lambda: nursery_call.answers(school.place.runtime))
+        assert await eve.told("print(1)") == "1"
+        await until(lambda: nursery_call.ask(school.place.runtime, "status", 5)["workers"])
+    await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    assert await ann.told("print(x)") == "42"
+    await until(lambda: nursery_call.ask(school.place.runtime, "status", 5)["zygote"]["ready"], 60)
+
+
+async def test_a_kernel_that_makes_its_sockets_itself_is_refused_in_a_sentence(school: Ground) -> None:
+    order = school.place.order(user="ann")
+    foreign = type(order)(**{name: getattr(order, name) for name in order.__slots__} | {"cwd": school.home("ann")})
+    with pytest.raises(SpawnRefused, match="makes its sockets itself.*level of confinement is"):
+        await school.nurse.spawn(foreign)
+    await school.nurse.end(order.kernel_id, "refused")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it is somebody else already")
+async def test_all_of_it_as_somebody_else() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(Path(__file__))]
+    done = subprocess.run(
+        command, user=NOBODY, group=NOBODY, extra_groups=[], cwd=ROOT, capture_output=True, text=True, timeout=200,
+        env={"PATH": os.environ["PATH"], "HOME": "/", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-8000:]
