@@ -1,4 +1,4 @@
-"""What the tests of kernels share that have the server's own uid: a nursery that confines at one level, and students."""
+"""What tests of kernels with the server's own uid share: a nursery that confines at one level, and students."""
 
 from __future__ import annotations
 
