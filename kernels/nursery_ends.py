@@ -46,6 +46,11 @@ def too_much_memory(mib: int) -> str:
     return f"Your notebook and what it has started used more than {mib:,} MiB of memory (KERNELRING_KERNEL_TOTAL_MIB)."
 
 
+def too_many_processes(most: int) -> str:
+    """Of a kernel that is killed for how many it has, where they cannot be refused to it alone."""
+    return f"Your notebook has started more than {most:,} processes and threads (KERNELRING_USER_PROCESSES)."
+
+
 def _limit_reached(found: Exit, cpu_s: int, words: str, *, for_memory: bool, memory_mib: int) -> str:
     """The reason when a limit was, or may have been, reached; else ""."""
     if found.signal == signal.SIGXCPU:

@@ -12,7 +12,6 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,12 +20,11 @@ from typing import Any
 import structlog
 
 from kernels import bounded_log, nursery_disk, processes
-from kernels.confine import folders
-from kernels.confine.child import Fitting
 from kernels.confine.options import Room
 from kernels.confine.warden import Warden
 from kernels.errors import ClaimRefused, KernelStuck, SpawnRefused, TooManyKernels, UnknownKernel
 from kernels.nursery_ends import how_it_ended
+from kernels.nursery_rooms import Rooms
 from kernels.nursery_starts import Starts
 from kernels.nursery_ward import Ward, check_owner, check_successor, first_record
 from kernels.nursery_watch import Watch
@@ -46,9 +44,6 @@ RETIRED_S = 15.0
 
 SWEEP_AGE_S = 60.0
 
-FIRST_SEAL_S, LAST_SEAL_S = 0.05, 30.0
-"""When it is looked whether a kernel has all of its sockets: so soon, then after twice that, and so on to a minute."""
-
 log = structlog.get_logger(__name__)
 
 
@@ -64,12 +59,12 @@ class Kernels:
     ) -> None:
         self._folder = folder
         self._nest = nest
-        self._warden = warden
         self._on_exit = on_exit
         self._wards: dict[str, Ward] = {}
+        self._rooms = Rooms(warden, self._wards.values)
         self._starts = Starts(self._wards.values, self._begin, self._not_begun)
         self.oom = OomKills()
-        self.watch = Watch(self._wards.values, warden.memory_mib if warden else 0)
+        self.watch = Watch(self._wards.values, warden.memory_mib if warden else 0, warden.processes if warden else 0)
         self._orphans: set[asyncio.Task[None]] = set()  # retired kernels that are ended in their owner's place
 
     def recover(self) -> None:
@@ -82,9 +77,9 @@ class Kernels:
                 self._not_begun(ward, "This kernel was not started: what starts kernels here was itself started anew.")
             ward.settled.set()
         for ward in self._wards.values():
-            self._seal(ward, FIRST_SEAL_S)
-            self._leave(ward)
-        self._end_strays()
+            self._rooms.seal(ward)
+            self._rooms.leave(ward)
+        self._rooms.end_strays()
 
     def records(self, user: str | None = None) -> list[KernelRecord]:
         """All records, or those of one user."""
@@ -213,7 +208,7 @@ class Kernels:
                 self._exited(known.pop(pid))
             else:
                 os.waitpid(pid, 0)
-        self._end_strays()
+        self._rooms.end_strays()
 
     def trim_logs(self) -> None:
         """Cuts the logs that have grown too long."""
@@ -245,13 +240,12 @@ class Kernels:
             nursery_disk.save(fresh[0])
 
         try:
-            folders.fresh_sockets(order.directory)
-            order, room = self._warden.admit(order) if self._warden else (order, None)
-            with nursery_disk.open_log(order.directory) as log_file, self._born_with(order) as sockets:
+            order, room = self._rooms.admit(order)
+            with nursery_disk.open_log(order.directory) as log_file, self._rooms.born_with(order) as sockets:
                 handed = (log_file.fileno(), *sockets)
                 wire = self._launch_warm(order, room, handed, partial(keep, warm=True))
                 if wire is None:
-                    processes.launch(order, handed, keep, self._confining(room))
+                    processes.launch(order, handed, keep, self._rooms.confining(room))
         except (SpawnRefused, OSError) as error:
             self._forget_attempt(order, before)
             raise SpawnRefused(str(error)) from error
@@ -264,7 +258,7 @@ class Kernels:
             asyncio.get_running_loop().add_reader(wire, self._settle, ward, wire)
         else:
             ward.settled.set()
-        self._seal_later(ward, FIRST_SEAL_S)
+        self._rooms.seal_later(ward)
         return ward.record
 
     def _have_wait(self, order: SpawnOrder, before: KernelRecord | None) -> KernelRecord:
@@ -305,58 +299,9 @@ class Kernels:
         with contextlib.suppress(OSError), wire:
             if wire.recv(1) == BOUND:
                 ward.record = replace(ward.record, bound=True)
-                self._seal(ward, FIRST_SEAL_S, again=False)
+                self._rooms.seal(ward, again=False)
                 ward.settled.set()
                 self._starts.room_made()
-
-    def _born_with(self, order: SpawnOrder) -> AbstractContextManager[tuple[int, ...]]:
-        """The sockets that it is given, if it does not make them itself."""
-        return self._warden.born_with(order.directory) if self._warden else contextlib.nullcontext(())
-
-    def _confining(self, room: Room | None) -> Callable[[], None] | None:
-        """What a child does before it execs."""
-        return partial(Fitting(self._warden.walls).enter, room) if self._warden and room else None
-
-    def _seal(self, ward: Ward, pause_s: float, *, again: bool = True) -> None:
-        """Looks now and then whether the kernel has its sockets, which no descriptor tells, to close their directory.
-
-        While it is open a student could put something else in the place of one: hence also the look before connecting,
-        and the signatures.
-        """
-        if self._warden is None or ward.pidfd < 0:
-            return
-        try:
-            done = self._warden.seal(ward.record.directory)
-            if pause_s > LAST_SEAL_S:
-                folders.close_sockets(ward.record.directory)
-        except OSError as error:
-            log.warning("kernel_not_sealed", kernel=ward.record.kernel_id, error=str(error))
-            return
-        if again and not done and pause_s <= LAST_SEAL_S:
-            self._seal_later(ward, pause_s)
-
-    def _seal_later(self, ward: Ward, pause_s: float) -> None:
-        if self._warden is not None:
-            asyncio.get_running_loop().call_later(pause_s, self._seal, ward, pause_s * 2)
-
-    def _leave(self, ward: Ward) -> None:
-        """When no kernel of its user's is left, nothing else of theirs stays."""
-        user = ward.record.user
-        if self._warden is None or ward.pidfd >= 0:
-            return
-        last = not any(other.pidfd >= 0 for other in self._wards.values() if other.record.user == user)
-        try:
-            self._warden.left(ward.record.directory, last=last)
-        except OSError as error:
-            log.warning("user_not_cleared", user=user, error=str(error))
-
-    def _end_strays(self) -> None:
-        """Called whenever a child has ended: only then does what it has started come here."""
-        if self._warden is not None:
-            try:
-                self._warden.end_strays({ward.record.pid for ward in self._wards.values() if ward.pidfd >= 0})
-            except OSError as error:
-                log.warning("strays_not_ended", error=str(error))
 
     def _forget_attempt(self, order: SpawnOrder, before: KernelRecord | None) -> None:
         if before:
@@ -390,8 +335,8 @@ class Kernels:
         status, for_memory = processes.wait_status(pid, ward.record.pid_started), self.oom.lately()
         found = how_it_ended(ward, status, for_memory=for_memory, memory_mib=self.watch.memory_mib)
         self._keep(ward, replace(ward.record, state="exited", exit=found))
-        self._leave(ward)
-        self._end_strays()
+        self._rooms.leave(ward)
+        self._rooms.end_strays()
         ward.settled.set()
         ward.group_left = True
         ward.emptying = asyncio.create_task(self._see_empty(ward))

@@ -1,11 +1,13 @@
-"""The memory of each kernel together with all that it has started, looked at every other second.
+"""The memory and the number of all that a kernel has started, looked at every other second.
 
 Owns the bound that no limit of a single process can be: on the sum over a kernel's processes, on shared memory, and on
 files in /dev/shm. A kernel that is above it twice in a row is killed with all of that, and its user is told. How memory
 is read is `kernels.resident`'s. It stays in the nursery's one thread, and lets others go on after a few processes.
 
 A kernel's are the processes of its session, and their children wherever they have gone. What has come loose from all of
-them is known by its uid where kernels are confined: it counts with each kernel of that user.
+them is known by its uid where kernels have uids: it counts with each kernel of that user. Where they are confined
+without, all has the server's uid, nothing can come loose, each kernel has a part of /dev/shm for itself, and it is here
+that the number of processes is bounded: the operating system counts by uid.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from typing import Final, TypeVar
 import structlog
 
 from kernels import processes, resident
-from kernels.confine import warden
-from kernels.nursery_ends import too_much_memory
+from kernels.confine import one_uid, warden
+from kernels.nursery_ends import too_many_processes, too_much_memory
 from kernels.nursery_ward import Ward
 from kernels.resident import Memory, Process
 
@@ -100,11 +102,13 @@ def total_kib(parts: Iterable[Memory], unmapped_kib: int = 0) -> int:
 
 
 class Watch:
-    """`run` it. `memory_mib`: what one process of a confined kernel may have; 0 where none is confined."""
+    """`run` it. `memory_mib`: what one process of a confined kernel may have; 0 where none is confined. `processes`:
+    how many a kernel may have, with threads, where they have no uids; else 0."""
 
-    def __init__(self, wards: Callable[[], Iterable[Ward]], memory_mib: int) -> None:
+    def __init__(self, wards: Callable[[], Iterable[Ward]], memory_mib: int, processes: int = 0) -> None:
         self._wards = wards
         self.memory_mib = memory_mib
+        self._processes = processes
         self._over: set[int] = set()
 
     async def run(self) -> None:
@@ -125,18 +129,26 @@ class Watch:
             return
         found = [process async for pid in _in_turn(resident.pids()) if (process := resident.look_at(pid))]
         theirs = whose(found, bounds.keys(), os.getuid())
-        files = await _files_of_users()
+        files = await self._files(theirs)
         over: set[int] = set()
         for pid, each in theirs.items():
-            most_kib = total_kib((process.memory for process in each.all), files.get(each.uid, 0))
-            if most_kib > bounds[pid] and await self._is_over(pid, bounds[pid], theirs, files.get(each.uid, 0)):
+            most_kib = total_kib((process.memory for process in each.all), files[pid])
+            if 0 < self._processes < sum(process.threads for process in each.own):
+                self._end(pid, each, too_many_processes(self._processes))
+            elif most_kib > bounds[pid] and await self._is_over(pid, bounds[pid], theirs, files[pid]):
                 over.add(pid)
         self._over = over
 
     async def _is_over(self, pid: int, bound_kib: int, theirs: dict[int, Theirs], files_kib: int) -> bool:
         """Now exactly. What a user's processes share is taken to be their files in /dev/shm, which so count once."""
         mine = theirs[pid]
-        same = [process for each in theirs.values() if each.uid == mine.uid for process in each.own]
+        ours = mine.uid == os.getuid()
+        same = [
+            process
+            for each in theirs.values()
+            if each is mine or each.uid == mine.uid != os.getuid()
+            for process in each.own
+        ]
         counted = {*same, *mine.loose} if files_kib else set(mine.all)
         parts = {process.pid: resident.part_of(process) async for process in _in_turn(counted, 1)}
         unmapped_kib = max(0, files_kib - sum(part.shared for part in parts.values()))
@@ -145,41 +157,54 @@ class Watch:
         if found_kib <= bound_kib:
             return False
         if pid in self._over:
-            self._end(pid, mine, found_kib, bound_kib)
-            if loose_kib > bound_kib and mine.uid != os.getuid():
+            found_mib, bound_mib = found_kib // 1024, bound_kib // 1024
+            self._end(pid, mine, too_much_memory(bound_mib), found_mib=found_mib, bound_mib=bound_mib)
+            if loose_kib > bound_kib and not ours:
                 warden.forget_shared_memory(mine.uid)  # else the next kernel of this user would be above it, too
         return True
 
-    def _end(self, pid: int, theirs: Theirs, found_kib: int, bound_kib: int) -> None:
-        ward = next((ward for ward in self._wards() if ward.record.pid == pid and ward.pidfd >= 0), None)
+    def _end(self, pid: int, theirs: Theirs, why: str, **figures: int) -> None:
+        """`figures`: of memory; without, it is for the number of processes."""
+        ward = self._ward(pid)
         if ward is None:  # it has ended since we looked
             return
-        found_mib, bound_mib, many = found_kib // 1024, bound_kib // 1024, len(theirs.all)
         record = ward.record
-        ward.struck = too_much_memory(bound_mib)
+        ward.struck = why
         log.warning(
-            "kernel_over_memory",
+            "kernel_over_memory" if figures else "kernel_over_processes",
             kernel=record.kernel_id,
             user=record.user,
             pid=pid,
-            found_mib=found_mib,
-            bound_mib=bound_mib,
-            processes=many,
+            processes=len(theirs.all),
+            **figures,
         )
         processes.signal_group(pid, ward.pidfd, signal.SIGKILL)
         for process in theirs.all:
             resident.kill(process)
+
+    def _ward(self, pid: int) -> Ward | None:
+        return next((ward for ward in self._wards() if ward.record.pid == pid and ward.pidfd >= 0), None)
+
+    async def _files(self, theirs: dict[int, Theirs]) -> dict[int, int]:
+        """KiB in /dev/shm, by the pid of the kernel: all that has its uid, or where that is ours, in its own part."""
+        if resident.shared_files_kib() <= FILES_KIB:
+            return dict.fromkeys(theirs, 0)
+        of_users = await _files_of_users()
+        return {pid: of_users.get(each.uid) or self._files_of(pid) for pid, each in theirs.items()}
+
+    def _files_of(self, pid: int) -> int:
+        ward = self._ward(pid) if self._processes else None
+        return resident.files_kib(str(one_uid.memory_of(ward.record.directory))) if ward else 0
 
     def _bound_kib(self, ward: Ward) -> int:
         return bound_of(ward.bounds.total_mib, self.memory_mib) * 1024
 
 
 async def _files_of_users() -> dict[int, int]:
-    """KiB in /dev/shm of each uid but ours, if there is so much there that it matters."""
+    """KiB in /dev/shm of each uid but ours."""
     found: dict[int, int] = defaultdict(int)
-    if resident.shared_files_kib() > FILES_KIB:
-        async for uid, kib in _in_turn(resident.shared_files()):
-            found[uid] += kib
+    async for uid, kib in _in_turn(resident.shared_files()):
+        found[uid] += kib
     found.pop(os.getuid(), None)
     return found
 

@@ -40,6 +40,7 @@ class Process:
     session: int
     uid: int
     memory: Memory
+    threads: int = 1
 
 
 def pids() -> list[int]:
@@ -57,7 +58,8 @@ def look_at(pid: int) -> Process | None:
     session = _number(text, b"\nNSsid:")  # is missing where Linux was made without namespaces
     if session is None:
         session = _session(pid)
-    return Process(pid, _number(text, b"\nPPid:") or 0, session, _number(text, b"\nUid:") or 0, memory)
+    parent, uid, threads = (_number(text, name) or 0 for name in (b"\nPPid:", b"\nUid:", b"\nThreads:"))
+    return Process(pid, parent, session, uid, memory, threads)
 
 
 def part_of(process: Process) -> Memory:
@@ -98,6 +100,13 @@ def shared_files() -> Iterator[tuple[int, int]]:
     """(uid, KiB) of each file in /dev/shm, also in folders as far as it goes down."""
     with suppress(OSError):
         yield from _files_in(os.open(SHARED_MEMORY, _FOLDER), _DEEPEST)
+
+
+def files_kib(folder: str) -> int:
+    """What the files in a folder take; none is fine."""
+    with suppress(OSError):
+        return sum(kib for _, kib in _files_in(os.open(folder, _FOLDER), _DEEPEST))
+    return 0
 
 
 def _files_in(folder: int, depth: int) -> Iterator[tuple[int, int]]:

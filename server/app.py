@@ -154,6 +154,7 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     app[app_keys.MEMBERSHIP], app[app_keys.OWNERSHIP], app[app_keys.PEERS] = membership, ownership, peers
     app[app_keys.NURSERY], app[app_keys.HOUSE] = nursery, house
     app[app_keys.IDENTITIES] = identities = Identities(settings, lambda: nursery.confinement)
+    app[nbconvert.EXPORTS].walls = identities.walls
     places = Places(settings.notebooks, host.runtime / "c", settings.quota_mib, settings.course)
     app[app_keys.CONTENTS] = contents = Contents(places, lambda: membership.ring.epoch, identities.home)
     app[app_keys.EXECUTIONS] = Executions(house, lambda: membership.ring.epoch, contents)

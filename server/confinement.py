@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from kernels.confine import folders
+from kernels.confine import folders, host
 from kernels.confine.folders import FolderError
-from kernels.confine.options import UIDS, Options
+from kernels.confine.options import NONE, UIDS, Options
 from kernels.confine.uids import Uids, UidsError
 from kernels.errors import NurseryUnavailable
 from server.settings import Settings
@@ -61,6 +61,18 @@ class Identities:
         self._notebooks = settings.notebooks
         self._uids = Uids(settings.notebooks, *settings.uids)
         self._confinement = confinement
+        self._settings = settings
+        self._walls = ""
+
+    def walls(self) -> str:
+        """What a process that works for a user is put behind where users have no uids, for a command line; else "".
+
+        For a thread. To be asked once the level is known.
+        """
+        if self._confinement().partition("+")[0] in (UIDS, NONE):
+            return ""
+        self._walls = self._walls or host.without_uids(options_of(self._settings), self._settings.runtime_dir).to_text()
+        return self._walls
 
     def home(self, user: str) -> tuple[Path, Identity | None]:
         """The user's directory, made when it is missing, and the identity that owns it; None: the server's own.

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
@@ -78,7 +79,7 @@ class Ground:
     place: Place
     nurse: NurseryClient
     options: Options
-    context: zmq.Context[zmq.Socket[bytes]]
+    context: zmq.Context[Any]
 
     def home(self, user: str) -> Path:
         """Made when it is missing."""
@@ -106,7 +107,7 @@ class Ground:
 
 
 @contextmanager
-def confining_place(level: str, *, warm: bool, **options: int) -> Iterator[tuple[Place, Options]]:
+def confining_place(level: str, *, warm: bool, **options: Any) -> Iterator[tuple[Place, Options]]:
     """A nursery that confines at a level. Skips where this machine cannot."""
     with tempfile.TemporaryDirectory(prefix="kc-") as made:
         given = Options(Path(made) / "n", level=level, **options)
@@ -119,7 +120,7 @@ def confining_place(level: str, *, warm: bool, **options: int) -> Iterator[tuple
 
 
 @asynccontextmanager
-async def ground(level: str, *, warm: bool = True, **options: int) -> AsyncIterator[Ground]:
+async def ground(level: str, *, warm: bool = True, **options: Any) -> AsyncIterator[Ground]:
     """With a client of the nursery's."""
     context = kernel_context()
     with confining_place(level, warm=warm, **options) as (place, given):

@@ -85,19 +85,23 @@ def _landlock(options: Options, runtime: Path, missing: list[str]) -> Walls | No
     if why := list(common_uid.why_not(abi, program)):
         missing += why
         return None
-    closed = [options.notebooks.resolve(), runtime.resolve()]
-    walls = Walls(
-        landlock=abi,
-        readable=tuple(common_uid.readable(_PACKAGE, closed)),
-        devices=tuple(_devices(common_uid.DEVICES)),
-        seccomp=program,
-        limits=tuple(_limits(options, shared_uid=True)),
-        level=LANDLOCK,
-    )
+    walls = without_uids(options, runtime, program)
     if told := common_uid.tried(walls, _must_read()):
         missing.append(told)
         return None
     return walls
+
+
+def without_uids(options: Options, runtime: Path, program: bytes = b"") -> Walls:
+    """What a process with the server's own uid is put behind. Not whether that can be done. `program`: its filter."""
+    return Walls(
+        landlock=landlock.version(),
+        readable=tuple(common_uid.readable(_PACKAGE, [options.notebooks.resolve(), runtime.resolve()])),
+        devices=tuple(_devices(common_uid.DEVICES)),
+        seccomp=program or seccomp.compiled(shared_uid=True),
+        limits=tuple(_limits(options, shared_uid=True)),
+        level=LANDLOCK,
+    )
 
 
 _TRIALS: Final = {UIDS: _uids, LANDLOCK: _landlock}

@@ -101,9 +101,12 @@ def end_strays(running: Collection[int]) -> None:
 
 def _kill(pid: int, parent: int) -> None:
     with suppress(ProcessLookupError):
+        if parent == os.getpid():  # we have not waited for it: the number is still its own
+            os.kill(pid, signal.SIGKILL)
+            return
         pidfd = os.pidfd_open(pid)
         try:
-            if pid in _children(parent):  # still the same
+            if pid in _children(parent):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
             os.close(pidfd)

@@ -48,6 +48,7 @@ class Warden:
         self.report = report
         self.walls = walls
         self.memory_mib = options.memory_mib
+        self.processes = 0 if self.gives_uids else options.processes  # of a kernel, which the nursery has to count
         self._notebooks = options.notebooks.resolve()
         self._first, self._last = options.uids
         self._uids = Uids(self._notebooks, *options.uids)

@@ -1,11 +1,11 @@
 """The program that turns a notebook into another format.
 
-`python -m server.frontend.export FORMAT NAME USE MIB [UID GID]`
+`python -m server.frontend.export FORMAT NAME USE MIB [UID GID | WALLS]`
 
 Run by `nbconvert.py`, one process for each conversion, so that a notebook that never ends or eats memory harms nobody.
 Reads the notebook from standard input; writes one line of JSON (`{"mime", "name"}`, or `{"error"}`) and then the bytes.
 It opens no file of the user's. What is in a notebook decides which exporter runs and what that does, so where kernels
-are confined it runs as the user, too.
+are confined it runs as the user, too, or where those have no uids, behind their walls, in a room with nothing in it.
 
 USE is `shown` for a page of this server, which loads nothing from elsewhere, or `kept` for a file: that is as nbconvert
 makes it, since it must find MathJax wherever it is opened.
@@ -22,7 +22,11 @@ import zipfile
 from pathlib import PurePath
 from typing import Any, Final
 
+from kernels.confine.child import Fitting
+from kernels.confine.options import Room, Walls
+
 CPU_S: Final = 60
+NOWHERE: Final = "/nonexistent"
 # MathJax is ours, with the fonts that its package has; require.js, the widgets' manager and Mermaid are not here, and
 # what needs them shows as text.
 MATHJAX: Final = "/static/mathjax/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full,Safe"
@@ -39,10 +43,12 @@ MathJax.Hub.Config({"HTML-CSS": {availableFonts: [], imageFont: null, preferredF
 """
 
 
-def main(kind: str, name: str, use: str, memory_mib: int, *identity: int) -> None:
-    """Convert standard input. `identity`: uid and gid."""
-    if identity:
-        uid, gid = identity
+def main(kind: str, name: str, use: str, memory_mib: int, *confined: str) -> None:
+    """Convert standard input. `confined`: uid and gid, or walls as JSON."""
+    if len(confined) == 1:
+        Fitting(Walls.from_text(confined[0])).enter(Room(0, NOWHERE, NOWHERE, NOWHERE))
+    elif confined:
+        uid, gid = map(int, confined)
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
@@ -86,4 +92,4 @@ def _zipped(name: str, body: bytes, pictures: dict[str, Any]) -> bytes:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), *sys.argv[5:])

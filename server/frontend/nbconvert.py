@@ -10,6 +10,7 @@ import asyncio
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +21,6 @@ from aiohttp import hdrs, web
 
 from server import app_keys
 from server.api_errors import api_error
-from server.confinement import Identity
 from server.frontend.files import attachment
 from server.frontend.headers import NOSNIFF, sandboxed
 from server.login_page import redirect
@@ -56,16 +56,17 @@ WITH_PANDOC: Final = frozenset({"asciidoc", "latex", "rst"})
 
 
 class Exports:
-    """The conversions of this worker."""
+    """The conversions of this worker. `walls`: what a process is put behind where users have no uids, else ""."""
 
     def __init__(self) -> None:
+        self.walls: Callable[[], str] = str
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._coming = 0
 
     async def run(
-        self, kind: str, name: str, notebook: bytes, use: str, identity: Identity | None
+        self, kind: str, name: str, notebook: bytes, use: str, confined: tuple[str, ...]
     ) -> tuple[dict[str, str], bytes]:
-        """(what it is, its bytes), made as `identity`.
+        """(what it is, its bytes), made in a process that is `confined`, as `export.py` takes it.
 
         Raises ApiError (503 when too many wait, 500 when it cannot be converted).
         """
@@ -76,7 +77,7 @@ class Exports:
         self._coming += 1
         try:
             async with self._turns:
-                return await _convert(kind, name, notebook, use, identity)
+                return await _convert(kind, name, notebook, use, confined)
         finally:
             self._coming -= 1
 
@@ -120,14 +121,21 @@ def _kind(request: web.Request) -> str:
 
 async def _exported(request: web.Request, name: str, notebook: bytes, *, is_kept: bool) -> web.Response:
     use = "kept" if is_kept else "shown"
-    identity = await request.app[app_keys.CONTENTS].identity(request[USER])
-    told, body = await request.app[EXPORTS].run(_kind(request), name, notebook, use, identity)
+    told, body = await request.app[EXPORTS].run(_kind(request), name, notebook, use, await _confined(request))
     headers = sandboxed(request) | {hdrs.CACHE_CONTROL: "no-store", hdrs.CONTENT_TYPE: f"{told['mime']}; charset=utf-8"}
     if told["mime"] == "application/zip":
         headers[hdrs.CONTENT_TYPE] = told["mime"]
     if told["mime"] == "application/zip" or is_kept:
         headers[hdrs.CONTENT_DISPOSITION] = attachment(told["name"])
     return web.Response(body=body, headers=headers)
+
+
+async def _confined(request: web.Request) -> tuple[str, ...]:
+    """How a process is confined that works for the user: as the user's kernels are."""
+    if identity := await request.app[app_keys.CONTENTS].identity(request[USER]):
+        return str(identity.uid), str(identity.gid)
+    walls = await asyncio.to_thread(request.app[EXPORTS].walls)
+    return (walls,) if walls else ()
 
 
 async def _read(request: web.Request, path: str) -> bytes:
@@ -141,16 +149,15 @@ async def _read(request: web.Request, path: str) -> bytes:
 
 
 async def _convert(
-    kind: str, name: str, notebook: bytes, use: str, identity: Identity | None
+    kind: str, name: str, notebook: bytes, use: str, confined: tuple[str, ...]
 ) -> tuple[dict[str, str], bytes]:
-    who = (str(identity.uid), str(identity.gid)) if identity else ()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server.frontend.export", kind, name, use, str(MEMORY_MIB), *who),
+        *(sys.executable, "-m", "server.frontend.export", kind, name, use, str(MEMORY_MIB), *confined),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
         cwd="/",  # nbconvert looks for templates in the working directory
-        env=_environment() | ({"HOME": "/"} if identity else {}),  # not theirs: code in it would be imported
+        env=_environment() | ({"HOME": "/"} if confined else {}),  # not theirs: code in it would be imported
         start_new_session=True,
     )
     try:
