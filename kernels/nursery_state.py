@@ -252,6 +252,7 @@ class Kernels:
         known = self._wards.get(order.kernel_id)
         ward = known if known and known.record.state == "waiting" else Ward(fresh[0])
         ward.record, ward.born, ward.bounds = fresh[0], time.monotonic(), order.bounds
+        ward.born_with_sockets = bool(sockets)
         self._wards[order.kernel_id] = ward
         self._watch(ward, os.pidfd_open(ward.record.pid))  # a child that is not waited for keeps its pid
         if wire:

@@ -9,6 +9,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+from kernels import processes
 from kernels.bounds import UNBOUNDED, Bounds
 from kernels.confine import folders
 from kernels.errors import SpawnRefused
@@ -33,6 +34,7 @@ class Ward:
     pidfd: int = -1
     born: float = 0.0
     bounds: Bounds = UNBOUNDED  # of what an earlier nursery has started they are not known
+    born_with_sockets: bool = False
     ending: str = ""
     struck: str = ""  # why the nursery itself has killed it, for its user
     ended: float = 0.0
@@ -59,6 +61,8 @@ class Ward:
             return time.monotonic() - self.born < SETTLED_S
         if not self.record.recorder or self.record.warm or time.monotonic() - self.born > COLD_S:
             return False
+        if self.born_with_sockets:
+            return processes.threads(self.record.pid) == 1  # libzmq's come when it takes them
         return not (self.record.directory / "s" / folders.SOCKETS[-1]).exists()
 
 

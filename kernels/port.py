@@ -82,6 +82,7 @@ class Port:
         self._socket.linger = LINGER_MS
         self._socket.rcvhwm = WAITING_MESSAGES
         self._socket.sndhwm = 0
+        self._socket.setsockopt(zmq.HANDSHAKE_IVL, 0)  # a kernel that is born with its sockets answers when it is up
         # -1: a socket whose identity was taken over must not come back and take it again.
         never = NEVER_MS if kind == zmq.SUB else -1
         self._socket.setsockopt(zmq.RECONNECT_IVL, reconnect_ms if reconnect_ms >= 0 else never)

@@ -63,6 +63,14 @@ def start_ticks(pid: int) -> int | None:
     return int(found[_STARTED]) if found else None
 
 
+def threads(pid: int) -> int:
+    """How many a process has; 0 when it has gone."""
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir()))
+    except OSError:
+        return 0
+
+
 def zombie_status(pid: int, started: int) -> int | None:
     """The wait status of a process that has ended and that its parent has not waited for; else None."""
     found = _stat(pid)

@@ -81,6 +81,11 @@ class Ground:
     options: Options
     context: zmq.Context[Any]
 
+    def records(self) -> list[dict[str, Any]]:
+        """What the nursery knows of its kernels."""
+        found: list[dict[str, Any]] = nursery_call.ask(self.place.runtime, "list", 10)["records"]
+        return found
+
     def home(self, user: str) -> Path:
         """Made when it is missing."""
         found = self.options.notebooks / user

@@ -94,14 +94,14 @@ def test_what_is_missing_is_said_in_a_sentence_that_says_how_to_get_it(open_plac
     closed.mkdir(mode=0o700)
     for name in ("notebooks", "runtime"):
         paths = {"notebooks": open_place / "n", "runtime": open_place / "r"} | {name: closed / "x"}
-        report, walls = host.probe(Options(paths["notebooks"], UIDS), paths["runtime"])
+        report, walls = host.probe(Options(paths["notebooks"], UIDS, level="uids"), paths["runtime"])
         assert (report.level, walls) == ("none", Walls())
         assert f"cannot enter {closed}/" in report.missing[0]
         assert "chmod o+x" in report.missing[0]
 
 
 def test_uids_that_are_somebodys_are_not_taken(open_place: Path) -> None:
-    report, _ = host.probe(Options(open_place / "n", (65_000, 65_534)), open_place / "r")
+    report, _ = host.probe(Options(open_place / "n", (65_000, 65_534), level="uids"), open_place / "r")
     assert report.level == "none"
     assert "KERNELRING_UIDS" in report.missing[0]
 
@@ -110,7 +110,7 @@ def test_a_python_that_others_cannot_read_is_named(open_place: Path, monkeypatch
     hidden = open_place / "python"
     hidden.touch(0o600)
     monkeypatch.setattr(host, "_must_read", lambda: [str(hidden)])
-    report, _ = host.probe(Options(open_place / "n", UIDS), open_place / "r")
+    report, _ = host.probe(Options(open_place / "n", UIDS, level="uids"), open_place / "r")
     assert f"cannot read {hidden}" in report.missing[0]
     assert "/opt" in report.missing[0]
 
@@ -137,6 +137,7 @@ def test_several_users_are_refused_where_nothing_confines(open_place: Path, bind
         "PATH": os.environ["PATH"],
         "KERNELRING_BIND": bind,
         "KERNELRING_BEHIND_TLS": behind_tls,
+        "KERNELRING_CONFINEMENT": "uids",
         "KERNELRING_RUNTIME_DIR": str(open_place / "r"),
         "KERNELRING_NOTEBOOKS": str(open_place / "n"),
     }

@@ -22,7 +22,7 @@ from kernels import nursery_call
 from kernels.errors import SpawnRefused
 from local.paths import ROOT
 from tests.cluster.confined import status
-from tests.nursery_fixture import until
+from tests.nursery_fixture import processes_naming, until
 from tests.one_uid import Ground, Pupil, ground
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
@@ -355,6 +355,47 @@ async def test_a_nursery_that_was_killed_confines_as_before_and_ends_what_is_lef
     await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
     assert await ann.told("print(x)") == "42"
     await until(lambda: nursery_call.ask(school.place.runtime, "status", 5)["zygote"]["ready"], 60)
+
+
+def naming(kernel_id: str) -> list[str]:
+    """Processes of a kernel: what it has forked has its command line."""
+    return [line for line in processes_naming(kernel_id) if not line.partition(" ")[2].startswith("rm ")]
+
+
+BOMB: Final = """
+import os, signal
+for _ in range(150):
+    if not os.fork():
+        os.setsid()
+        signal.pause()
+        os._exit(0)
+print("exploded")
+"""
+FILLS: Final = """
+import os
+from multiprocessing.shared_memory import SharedMemory
+kept = [SharedMemory(create=True, size=60 * 2**20) for _ in range(4)]
+for each in kept:
+    os.posix_fallocate(each._fd, 0, 60 * 2**20)
+print("filled")
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [(BOMB, "more than 100 processes and threads"), (FILLS, "more than 160 MiB of memory")],
+)
+async def test_who_takes_more_than_a_kernel_may_have_ends_alone(code: str, sentence: str) -> None:
+    """No limit of the operating system's is a kernel's own here, and the server counts with all of them."""
+    taking = ground(LEVEL, processes=100, memory_mib=128)
+    async with taking as school, school.pupil("ann") as ann, school.pupil("bob") as bob:
+        bob.talk.execute(code)
+        exited = await until(lambda: [one for one in school.records() if one["exit"]], 30)
+        assert [one["user"] for one in exited] == ["bob"]
+        assert sentence in exited[0]["exit"]["reason"]
+        await until(lambda: not naming(bob.record.kernel_id))
+        assert list(Path("/dev/shm").glob(f"*{bob.record.kernel_id}*")) == []
+        assert await ann.told("print(1)") == "1"
 
 
 async def test_a_kernel_that_makes_its_sockets_itself_is_refused_in_a_sentence(school: Ground) -> None:
