@@ -118,7 +118,7 @@ def test_a_python_that_others_cannot_read_is_named(open_place: Path, monkeypatch
 def test_a_host_without_landlock_and_seccomp_still_gives_uids(
     options: Options, open_place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing() -> bytes:
+    def missing(**_: bool) -> bytes:
         raise RuntimeError("Unable to find libseccomp")
 
     monkeypatch.setattr(landlock, "version", lambda: 0)
