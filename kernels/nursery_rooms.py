@@ -13,9 +13,9 @@ from functools import partial
 
 import structlog
 
-from kernels.confine import folders
+from kernels.confine import apart, folders
 from kernels.confine.child import Fitting
-from kernels.confine.options import Room
+from kernels.confine.options import NAMESPACES, Room
 from kernels.confine.warden import Warden
 from kernels.nursery_ward import Ward
 from kernels.records import SpawnOrder
@@ -40,7 +40,12 @@ class Rooms:
 
     def born_with(self, order: SpawnOrder) -> AbstractContextManager[tuple[int, ...]]:
         """The sockets that it is given, if it does not make them itself. Raises OSError."""
-        return self._warden.born_with(order.directory) if self._warden else contextlib.nullcontext(())
+        return self._warden.born_with(order) if self._warden else contextlib.nullcontext(())
+
+    @property
+    def begin_apart(self) -> Callable[[], None] | None:
+        """What a process does whose child is to be in namespaces of its own; None: nothing."""
+        return apart.begin if self._warden and self._warden.walls.level == NAMESPACES else None
 
     def confining(self, room: Room | None) -> Callable[[], None] | None:
         """What a child does before it execs."""

@@ -245,7 +245,7 @@ class Kernels:
                 handed = (log_file.fileno(), *sockets)
                 wire = self._launch_warm(order, room, handed, partial(keep, warm=True))
                 if wire is None:
-                    processes.launch(order, handed, keep, self._rooms.confining(room))
+                    processes.launch(order, handed, keep, self._rooms.confining(room), self._rooms.begin_apart)
         except (SpawnRefused, OSError) as error:
             self._forget_attempt(order, before)
             raise SpawnRefused(str(error)) from error

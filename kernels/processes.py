@@ -149,8 +149,11 @@ def launch(
     handed: Sequence[int],
     keep: Callable[[int, int], None],
     confine: Callable[[], None] | None = None,
+    begin_apart: Callable[[], None] | None = None,
 ) -> int:
     """Forks and execs a kernel, which calls `confine` before. Its pid, or SpawnRefused with the reason.
+
+    With `begin_apart` a process in the middle calls it, and has the kernel as its first child; see `confine/apart.py`.
 
     `handed`: descriptors of its log, and of the sockets that it is born with, if it does not make them itself.
 
@@ -161,7 +164,7 @@ def launch(
     """
     go_read, go_write = os.pipe()
     error_read, error_write = os.pipe()
-    pid = os.fork()
+    pid = _fork_apart(begin_apart) if begin_apart else os.fork()
     if pid == 0:
         os.close(go_write)  # else this child would hold open the very pipe whose end it waits for
         _become(order, handed, go_read, error_write, confine)
@@ -183,6 +186,34 @@ def launch(
         os.waitpid(pid, 0)
         raise SpawnRefused(error.decode(errors="replace"))
     return pid
+
+
+def _fork_apart(begin: Callable[[], None]) -> int:
+    """0 in the child. Its pid for the parent, whose child it is: the one in the middle has ended by then.
+
+    Raises SpawnRefused.
+    """
+    read, write = os.pipe()
+    middle = os.fork()
+    if middle:
+        os.close(write)
+        os.waitpid(middle, 0)
+        with os.fdopen(read) as told:
+            text = told.read()
+        if not text.isdecimal():
+            raise SpawnRefused(f"cannot make namespaces: {text or 'the process that makes them has ended at once'}")
+        return int(text)
+    os.close(read)
+    try:
+        begin()
+        child = os.fork()
+        if child == 0:
+            os.close(write)
+            return 0
+        os.write(write, str(child).encode())
+    except BaseException as error:
+        os.write(write, (getattr(error, "strerror", None) or str(error)).encode(errors="replace"))
+    os._exit(0)
 
 
 def _become(

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from kernels import processes, zygote_birth, zygote_blas, zygote_memory, zygote_preload, zygote_thrift, zygote_wire
+from kernels.confine import apart
 from kernels.confine.child import Fitting
-from kernels.confine.options import Walls
+from kernels.confine.options import NAMESPACES, Walls
 from kernels.zygote_wire import WireEnded
 
 _KEPT: list[object] = []
@@ -81,12 +82,30 @@ def fork_spares(wire: socket.socket, fds: list[int], walls: Walls | None = None)
     if middle == 0:
         wire.close()
         for fd in fds:
-            if os.fork() == 0:
+            if walls and walls.level == NAMESPACES:
+                _fork_apart(fd, fds, walls)
+            elif os.fork() == 0:
                 _be_spare(fd, fds, walls)
         os._exit(0)
     for fd in fds:
         os.close(fd)
     os.waitpid(middle, 0)
+
+
+def _fork_apart(fd: int, fds: list[int], walls: Walls) -> None:
+    """Each in namespaces of its own, so a process more for each. There its number is 1: this one tells the other."""
+    if os.fork():
+        return
+    try:
+        apart.begin()
+        spare = os.fork()
+    except OSError as error:
+        os.write(2, f"no namespaces for a kernel: {error}\n".encode())
+        os._exit(1)
+    if spare == 0:
+        _be_spare(fd, fds, walls)
+    zygote_wire.send(socket.socket(fileno=fd), {"pid": spare})
+    os._exit(0)
 
 
 def _be_spare(fd: int, fds: list[int], walls: Walls | None) -> NoReturn:

@@ -29,6 +29,9 @@ from kernels.zygote_wire import WireEnded
 _OF_IMPORTS: Final = ("PYDEVD_USE_FRAME_EVAL",)
 """What modules that a kernel imports put into the environment."""
 
+FIRST: Final = 1
+"""The number of a kernel in a PID namespace of its own."""
+
 _DONE: Final = {"done": True}
 
 
@@ -37,7 +40,8 @@ def await_orders(wire: socket.socket, fitting: Fitting | None = None) -> None:
     os.setsid()
     _be_one_of_its_own()
     try:
-        zygote_wire.send(wire, {"pid": os.getpid()})
+        if os.getpid() != FIRST:  # else the number is not what the nursery knows it by; see `zygote._fork_apart`
+            zygote_wire.send(wire, {"pid": os.getpid()})
         zygote_kernel.limber_up()
         if fitting is not None:
             fitting.prepare()

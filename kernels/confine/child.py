@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from kernels.confine import landlock, seccomp
-from kernels.confine.options import UIDS, Room, Walls
+from kernels.confine.apart import View
+from kernels.confine.options import NAMESPACES, UIDS, Room, Walls
 
 _SET_DUMPABLE, _BOUND_WITHOUT, _SET_SUBREAPER, _SET_NO_NEW_PRIVS, _AMBIENT = 4, 24, 36, 38, 47
 _NO_AMBIENT: Final = 4
@@ -35,6 +36,8 @@ class Fitting:
         self._walls = walls
         self._ruleset = -1
         self._filtered = not walls.seccomp
+        self._view = View(walls) if walls.level == NAMESPACES else None
+        self._covered = False
 
     def prepare(self) -> None:
         """In a spare that waits. What fails here fails again, and then counts, in `enter`.
@@ -42,6 +45,7 @@ class Fitting:
         What is behind a filter and none of the nursery's kernels is what one has left, where they share a uid.
         """
         with suppress(OSError):
+            self._cover()
             self._make_ruleset()
             if self._walls.level == UIDS:
                 self._filter()
@@ -52,6 +56,10 @@ class Fitting:
         try:
             for what, most in self._walls.limits:
                 resource.setrlimit(what, (most, most))
+            step = "namespaces"
+            self._cover()
+            if self._view:
+                self._view.open(room)
             step = "Landlock"
             self._make_ruleset()
             self._open_room(room)
@@ -87,6 +95,11 @@ class Fitting:
         if not self._filtered:
             seccomp.load(self._walls.seccomp)
             self._filtered = True
+
+    def _cover(self) -> None:
+        if self._view and not self._covered:
+            self._view.cover()
+            self._covered = True
 
     def _make_ruleset(self) -> None:
         walls = self._walls

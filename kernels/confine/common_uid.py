@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from kernels.confine import apart
 from kernels.confine.child import ConfineError, Fitting
-from kernels.confine.options import Room, Walls
+from kernels.confine.options import NAMESPACES, Room, Walls
 
-FIRST_LANDLOCK: Final = 6
-"""Before it Landlock keeps processes from neither signals nor abstract sockets (Linux 6.12)."""
+ALONE: Final = 6
+"""Before this version Landlock keeps processes from neither signals nor abstract sockets (Linux 6.12)."""
 
 DEVICES: Final = ("null", "zero", "full", "random", "urandom")
 """Without terminals: those of all kernels lie in one directory, and each has the same owner."""
@@ -82,11 +83,11 @@ def _entries(folder: Path) -> list[Path]:
         return []
 
 
-def why_not(abi: int, program: bytes) -> Iterator[str]:
-    """Sentences about what is missing besides a trial."""
-    if abi < FIRST_LANDLOCK:
+def why_not(abi: int, program: bytes, needed: int) -> Iterator[str]:
+    """Sentences about what is missing besides a trial. `needed`: of Landlock."""
+    if abi < needed:
         found = f"Landlock's version is {abi}" if abi else "Landlock is missing or switched off"
-        yield f"{found}, and {FIRST_LANDLOCK} is needed to keep kernels apart that have one uid (Linux 6.12)"
+        yield f"{found}, and {needed} is needed to keep kernels apart that have one uid (Linux 6.12 has 6)"
     if not program:
         yield "seccomp is missing: install libseccomp2"
 
@@ -98,7 +99,9 @@ def tried(walls: Walls, must_read: list[str]) -> str:
         for name in ("home", "t", "memory", "secret"):
             (place / name).mkdir()
         (place / "connection.json").touch()
-        room = Room(0, str(place / "home"), str(place), str(place / "memory"))
+        room = Room(0, str(place / "home"), str(place), str(place / "memory"), makes_sockets=False)
+        if walls.level == NAMESPACES:
+            walls, room = replace(walls, covered=(*walls.covered, str(place))), replace(room, memory="/dev/shm")  # noqa: S108
         return _told_by_a_child(walls, room, must_read)
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -109,6 +112,7 @@ def _told_by_a_child(walls: Walls, room: Room, must_read: list[str]) -> str:
     pid = os.fork()
     if pid == 0:
         try:
+            _go_apart(walls, write)
             os.write(write, _try(walls, room, must_read).encode(errors="replace"))
         finally:
             os._exit(0)
@@ -117,6 +121,21 @@ def _told_by_a_child(walls: Walls, room: Room, must_read: list[str]) -> str:
         found = told.read().decode()
     os.waitpid(pid, 0)
     return found.removesuffix("\n") if found.endswith("\n") else "a child that was confined has ended at once"
+
+
+def _go_apart(walls: Walls, write: int) -> None:
+    """Goes on in a child, which ends when it has told what it has found."""
+    if walls.level != NAMESPACES:
+        return
+    try:
+        apart.begin()
+        child = os.fork()
+    except OSError as error:
+        os.write(write, f"they cannot be made here ({error.strerror})\n".encode())
+        os._exit(0)
+    if child:
+        os.waitpid(child, 0)
+        os._exit(0)
 
 
 def _try(walls: Walls, room: Room, must_read: list[str]) -> str:
@@ -133,6 +152,7 @@ def _try(walls: Walls, room: Room, must_read: list[str]) -> str:
     with suppress(OSError):
         os.listdir(f"{room.directory}/secret")  # noqa: PTH208 (as short as can be)
         return "Landlock keeps a process from nothing here\n"
-    with suppress(OSError), socket.socket(socket.AF_UNIX):
+    with suppress(OSError):
+        os.chroot("/")
         return "seccomp refuses nothing here\n"
     return "\n"

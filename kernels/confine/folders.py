@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Final
 
 SOCKETS: Final = tuple(f"s-{number}" for number in range(1, 6))
-PIPE: Final = "s-p"
+SEALED: Final = "s-sealed"
+"""Is there once nothing can be put in the place of a socket any more, where that is not said by modes."""
+
 CONNECTION: Final = "connection.json"
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -99,8 +101,10 @@ def fresh_sockets(directory: Path) -> None:
     What an earlier process has put there besides its sockets is moved aside: it may be without end.
     """
     sockets = directory / "s"
+    if os.path.lexists(directory / SEALED):
+        (directory / SEALED).rename(directory / f"s-{secrets.token_hex(4)}")
     if os.path.lexists(sockets):
-        for name in (*SOCKETS, PIPE):
+        for name in SOCKETS:
             with suppress(OSError):
                 (sockets / name).unlink()
         try:

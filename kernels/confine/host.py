@@ -14,12 +14,12 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from kernels.confine import common_uid, landlock, seccomp
-from kernels.confine.options import LANDLOCK, LEVELS, NONE, UIDS, Options, Walls
+from kernels.confine.options import LANDLOCK, LEVELS, NAMESPACES, NONE, UIDS, Options, Walls
 
 _MIB: Final = 2**20
 _NEEDED: Final = {0: "CHOWN", 1: "DAC_OVERRIDE", 3: "FOWNER", 5: "KILL", 6: "SETGID", 7: "SETUID"}
@@ -79,10 +79,30 @@ def _uids(options: Options, runtime: Path, missing: list[str]) -> Walls | None:
     )
 
 
+def _namespaces(options: Options, runtime: Path, missing: list[str]) -> Walls | None:
+    """As `_uids`, of kernels in user namespaces."""
+    abi, program = landlock.version(), _filter(missing)
+    if why := list(common_uid.why_not(abi, program, needed=1)):
+        missing += why
+        return None
+    walls = replace(
+        without_uids(options, runtime, program),
+        devices=tuple(_devices(_DEVICES)),
+        limits=tuple(_limits(options)),
+        level=NAMESPACES,
+        covered=(str(options.notebooks.resolve()), str(runtime.resolve())),
+        memory_mib=options.memory_mib,
+    )
+    if told := common_uid.tried(walls, _must_read()):
+        missing.append(f"user namespaces: {told}")
+        return None
+    return walls
+
+
 def _landlock(options: Options, runtime: Path, missing: list[str]) -> Walls | None:
     """As `_uids`, of kernels that have the server's own uid."""
     abi, program = landlock.version(), _filter(missing, shared_uid=True)
-    if why := list(common_uid.why_not(abi, program)):
+    if why := list(common_uid.why_not(abi, program, needed=common_uid.ALONE)):
         missing += why
         return None
     walls = without_uids(options, runtime, program)
@@ -104,7 +124,7 @@ def without_uids(options: Options, runtime: Path, program: bytes = b"") -> Walls
     )
 
 
-_TRIALS: Final = {UIDS: _uids, LANDLOCK: _landlock}
+_TRIALS: Final = {UIDS: _uids, NAMESPACES: _namespaces, LANDLOCK: _landlock}
 
 
 def _filter(missing: list[str], *, shared_uid: bool = False) -> bytes:

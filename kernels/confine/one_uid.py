@@ -7,6 +7,7 @@ while it lives (`child.py`), so what comes to the nursery behind a filter is of 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import Final
 
 from kernels import nursery_disk
-from kernels.confine.folders import SOCKETS, FolderError
+from kernels.confine.folders import SEALED, SOCKETS, FolderError
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (a folder of random name and mode 0700 is made there)
 _WAITING: Final = 128
+_HERE, _EXCHANGE = -100, 2
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _FILTERS: Final = b"\nSeccomp_filters:\t"
 
 
@@ -32,6 +35,7 @@ def born_with(directory: Path) -> Iterator[tuple[int, ...]]:
     The kernel may make none itself, and can put nothing in their place: it has no right in `s/`. Who connects before it
     takes them waits, until it does or has ended.
     """
+    (directory / SEALED).touch()
     with ExitStack() as closing:
         made = []
         for name in SOCKETS:
@@ -41,6 +45,25 @@ def born_with(directory: Path) -> Iterator[tuple[int, ...]]:
             listening.setblocking(False)
             made.append(listening.fileno())
         yield tuple(made)
+
+
+def seal(directory: Path) -> bool:
+    """Takes the sockets away that a kernel has made itself. True once all are there, and out of its reach.
+
+    It goes on to see the directory in which it has made them; by that name others see another one from now on.
+    """
+    made, sealed, draft = directory / "s", directory / SEALED, directory / f"{SEALED}-{os.getpid()}"
+    if sealed.exists() or not all(os.path.lexists(made / name) for name in SOCKETS):
+        return sealed.exists()
+    draft.mkdir(mode=0o700)
+    for name in SOCKETS:
+        os.link(made / name, draft / name, follow_symlinks=False)
+        if not stat.S_ISSOCK((draft / name).lstat().st_mode):
+            (draft / name).unlink()
+    if _LIBC.renameat2(_HERE, os.fsencode(made), _HERE, os.fsencode(draft), _EXCHANGE) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    draft.rename(sealed)
+    return True
 
 
 def keep_home(home: Path) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Final, Self
 
 UIDS: Final = "uids"
+NAMESPACES: Final = "namespaces"
 LANDLOCK: Final = "landlock"
 NONE: Final = "none"
-LEVELS: Final = (UIDS, LANDLOCK)
+LEVELS: Final = (UIDS, NAMESPACES, LANDLOCK)
 """Of confinement, the strongest first."""
 
 
@@ -53,7 +54,8 @@ class Walls:
 
     `landlock`: the version of its interface, 0 for none; `readable`, `writable` and `devices` are the paths that it
     leaves open; `seccomp`: a compiled filter, empty for none; `limits`: (resource, value) for setrlimit. `level` says
-    how kernels are told apart: by a uid each ("uids"), or all with the server's own.
+    how kernels are told apart: by a uid each ("uids"), or all with the server's own. With namespaces `covered` are the
+    directories in which others' things lie, and `memory_mib` is what a kernel's own /dev/shm may hold.
     """
 
     landlock: int = 0
@@ -63,6 +65,8 @@ class Walls:
     seccomp: bytes = b""
     limits: tuple[tuple[int, int], ...] = ()
     level: str = UIDS
+    covered: tuple[str, ...] = ()
+    memory_mib: int = 0
 
     def to_text(self) -> str:
         """For a command line; `from_text` is its inverse."""
@@ -72,21 +76,22 @@ class Walls:
     def from_text(cls, text: str) -> Self:
         """What `to_text` made."""
         found = json.loads(text)
-        paths = {name: tuple(found[name]) for name in ("readable", "writable", "devices")}
+        paths = {name: tuple(found[name]) for name in ("readable", "writable", "devices", "covered")}
         limits = tuple((int(resource), int(value)) for resource, value in found["limits"])
-        program = base64.b64decode(found["seccomp"])
-        return cls(landlock=found["landlock"], seccomp=program, limits=limits, level=found["level"], **paths)
+        return cls(**found | paths | {"limits": limits, "seccomp": base64.b64decode(found["seccomp"])})
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
     """One kernel's: whose it is, and where. `uid` is the gid, too, 0 where all have the server's; `directory` is the
-    kernel's own; `memory` its own part of /dev/shm, empty where all of that is open to it."""
+    kernel's own; `memory` its own part of /dev/shm, empty where all of that is open to it. `makes_sockets`: it is not
+    given them."""
 
     uid: int
     home: str
     directory: str
     memory: str = ""
+    makes_sockets: bool = True
 
     @property
     def packages(self) -> str:
@@ -100,7 +105,6 @@ class Room:
 
     @property
     def writable(self) -> tuple[str, ...]:
-        """What it may write to, besides what everybody may. Without a uid of its own its sockets are given to it."""
-        if self.uid:
-            return self.home, f"{self.directory}/s", f"{self.directory}/t"
-        return self.home, f"{self.directory}/t", self.memory
+        """What it may write to, besides what everybody may."""
+        found = (self.home, f"{self.directory}/s", f"{self.directory}/t", self.memory)
+        return tuple(path for path in found if path and (self.makes_sockets or not path.endswith("/s")))

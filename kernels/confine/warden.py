@@ -21,7 +21,7 @@ from kernels import nursery_disk
 from kernels.confine import folders, one_uid
 from kernels.confine.folders import FolderError
 from kernels.confine.host import Report
-from kernels.confine.options import NONE, UIDS, Options, Room, Walls
+from kernels.confine.options import LANDLOCK, NONE, UIDS, Options, Room, Walls
 from kernels.confine.uids import Uids, UidsError
 from kernels.errors import SpawnRefused
 from kernels.inside.confined import CONFINED, MEMORY
@@ -34,8 +34,8 @@ _OF_THE_SERVER: Final = frozenset(
 """Directories that a kernel could not write to; without the variables they are in its HOME."""
 
 _MAKES_ITS_SOCKETS: Final = (
-    "this kernel makes its sockets itself, which none may where all have the same uid: it needs a server whose level "
-    "of confinement is uids"
+    "this kernel makes its sockets itself, which Landlock alone cannot keep from others: it needs a server whose level "
+    "of confinement is namespaces or uids"
 )
 
 log = structlog.get_logger(__name__)
@@ -87,25 +87,26 @@ class Warden:
         return replace(order, env=self._environment(order, room)), room
 
     def _admit_with_our_uid(self, order: SpawnOrder, home: Path) -> tuple[SpawnOrder, Room]:
-        if not order.recorder:
+        alone = self.report.level == LANDLOCK
+        if alone and not order.recorder:
             raise SpawnRefused(_MAKES_ITS_SOCKETS)
         try:
             one_uid.keep_home(home)
             (order.directory / "t").mkdir(mode=0o700, exist_ok=True)
-            memory = one_uid.give_memory(order.directory)
+            memory = one_uid.give_memory(order.directory) if alone else one_uid.SHARED_MEMORY
         except (FolderError, OSError) as error:
             raise SpawnRefused(f"the kernel's directories cannot be made its own: {error}") from error
-        room = Room(0, str(home), str(order.directory), str(memory))
+        room = Room(0, str(home), str(order.directory), str(memory), makes_sockets=not order.recorder)
         return replace(order, env=self._environment(order, room)), room
 
-    def born_with(self, directory: Path) -> AbstractContextManager[tuple[int, ...]]:
+    def born_with(self, order: SpawnOrder) -> AbstractContextManager[tuple[int, ...]]:
         """The sockets that a kernel is given; none where it makes them itself. Raises OSError."""
-        return nullcontext(()) if self.gives_uids else one_uid.born_with(directory)
+        return nullcontext(()) if self.gives_uids or not order.recorder else one_uid.born_with(order.directory)
 
     def seal(self, directory: Path) -> bool:
         """Closes the directory of a kernel's sockets when all are there. Whether it is closed. Raises OSError."""
         if not self.gives_uids:
-            return True
+            return one_uid.seal(directory)
         uid = self._uid_of(directory)
         return not uid or folders.seal(directory, uid)
 
@@ -154,7 +155,7 @@ class Warden:
             "MIMALLOC_ARENA_EAGER_COMMIT": "0",
             "PYTHONPATH": f"{known}:{room.packages}" if known else room.packages,
         }
-        if room.memory:
+        if self.report.level == LANDLOCK:
             own[MEMORY] = room.memory
         if sys.prefix != sys.base_prefix:  # in a virtual environment pip knows no packages of a user's own
             own["PIP_PREFIX"] = f"{room.home}/.local"

@@ -46,7 +46,7 @@ MathJax.Hub.Config({"HTML-CSS": {availableFonts: [], imageFont: null, preferredF
 def main(kind: str, name: str, use: str, memory_mib: int, *confined: str) -> None:
     """Convert standard input. `confined`: uid and gid, or walls as JSON."""
     if len(confined) == 1:
-        Fitting(Walls.from_text(confined[0])).enter(Room(0, NOWHERE, NOWHERE, NOWHERE))
+        Fitting(Walls.from_text(confined[0])).enter(Room(0, NOWHERE, NOWHERE, NOWHERE, makes_sockets=False))
     elif confined:
         uid, gid = map(int, confined)
         os.setgroups([])

@@ -6,20 +6,24 @@ As root the tests are run twice: as they are, and by `test_all_of_it_as_somebody
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 import pytest_asyncio
 
-from kernels import nursery_call
+from kernels import nursery_call, processes
 from kernels.errors import SpawnRefused
+from kernels.records import SpawnOrder
 from local.paths import ROOT
 from tests.cluster.confined import status
 from tests.nursery_fixture import processes_naming, until
@@ -27,18 +31,24 @@ from tests.one_uid import Ground, Pupil, ground
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
-LEVEL: Final = "landlock"
+LANDLOCK, NAMESPACES = "landlock", "namespaces"
 NOBODY: Final = 65534
 REFUSED: Final = ("PermissionError", "OSError: [Errno 38]", "OSError: [Errno 18]")  # ENOSYS, EXDEV
+UNSEEN: Final = ("FileNotFoundError", "ProcessLookupError", "OSError: [Errno 30]")  # EROFS
 MEMORY: Final = (
     "from multiprocessing import shared_memory as m\nmade = m.SharedMemory(create=True, size=64)\nprint(made.name)"
 )
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def school() -> AsyncIterator[Ground]:
-    async with ground(LEVEL) as found:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=[LANDLOCK, NAMESPACES])
+async def school(request: pytest.FixtureRequest) -> AsyncIterator[Ground]:
+    async with ground(request.param) as found:
         yield found
+
+
+def only(school: Ground, level: str) -> None:
+    if school.options.level != level:
+        pytest.skip(f"is a matter of {level}")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -55,8 +65,30 @@ async def bob(school: Ground) -> AsyncIterator[Pupil]:
         yield found
 
 
-def refused(found: dict[str, str]) -> None:
-    assert {name: what for name, what in found.items() if not what.startswith(REFUSED)} == {}
+def refused(school: Ground, found: dict[str, str]) -> None:
+    also = UNSEEN if school.options.level == NAMESPACES else ()
+    assert {name: what for name, what in found.items() if not what.startswith(REFUSED + also)} == {}
+
+
+def outer(kernel: int, inner: int) -> int:
+    """The number that a process of a kernel has for us."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (found := (_lines(entry).get("NSpid") or "").split()):
+            if found[-1] == str(inner) and (len(found) == 1 or _namespace(entry.name) == _namespace(str(kernel))):
+                return int(entry.name)
+    raise AssertionError(f"{inner} is nowhere")
+
+
+def _lines(entry: Path) -> dict[str, str]:
+    with contextlib.suppress(OSError):
+        return status(int(entry.name))
+    return {}
+
+
+def _namespace(pid: str) -> str:
+    with contextlib.suppress(OSError):
+        return str(Path(f"/proc/{pid}/ns/pid").readlink())
+    return ""
 
 
 async def test_a_kernel_has_the_servers_uid_and_no_capability(ann: Pupil) -> None:
@@ -104,20 +136,22 @@ async def test_files_of_others_and_of_the_server_are_closed(school: Ground, ann:
                 "temporary files of others": "os.listdir('/tmp')",
                 "the server's home": f"os.listdir('{hidden}')",
                 "its working directory": f"os.listdir('{ROOT}')",
-                "what others share": "os.listdir('/dev/shm')",
-                "her shared memory": f"open('/dev/shm/kernelring/{name}')",
-                "terminals": "os.listdir('/dev/pts')",
-                "a terminal": "os.openpty()",
-                "a watch on her folder": "libc('inotify_init')",
+                "her shared memory": f"open('/dev/shm/{name}')",
+                "a watch on her folder": f"libc('inotify_add_watch', libc('inotify_init'), b'{home}', 0xfff)",
                 "passwords": "open('/etc/shadow').read()",
                 "an attribute": f"os.setxattr('{home}/diary', 'user.x', b'1')",
             }
         )
     finally:
         (school.place.runtime / "secret").unlink()
-    absent = found.pop("her shared memory")
-    assert absent.startswith(("PermissionError", "FileNotFoundError"))
-    refused(found)
+    refused(school, found)
+    if school.options.level == LANDLOCK:
+        shared = {
+            "what others share": "os.listdir('/dev/shm')",
+            "terminals": "os.listdir('/dev/pts')",
+            "a terminal": "os.openpty()",
+        }
+        refused(school, await bob.attempts(shared))
 
 
 async def test_modes_owners_and_times_of_what_is_not_ones_own_stay(school: Ground, ann: Pupil, bob: Pupil) -> None:
@@ -144,14 +178,14 @@ async def test_processes_of_others_and_of_the_server_are_out_of_reach(school: Gr
     nursery = nursery_call.ask(school.place.runtime, "status", 5)
     pids = {
         "kernel": ann.record.pid,
-        "child": int(await ann.told("print(child.pid)")),
+        "child": outer(ann.record.pid, int(await ann.told("print(child.pid)"))),
         "nursery": nursery["pid"],
         "supervisor": school.place.supervisor_pid(),
         "zygote": nursery["zygote"]["pid"],
         "server": os.getpid(),
     }
     for name, pid in pids.items():
-        refused(await bob.attempts(AT_A_PROCESS(pid)))
+        refused(school, await bob.attempts(AT_A_PROCESS(pid)))
         assert status(pid)["State"][0] in "SRD", name
         assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() != "999"
     assert await ann.told("print(x, open('diary').read())") == "42 secret"
@@ -191,10 +225,7 @@ def AT_A_PROCESS(pid: int) -> dict[str, str]:  # noqa: N802 (a table with one un
         "limits": f"__import__('resource').prlimit({pid}, 7, (0, 0))",
         "priority": f"os.setpriority(os.PRIO_PROCESS, {pid}, 19)",
         "priority of a group": f"os.setpriority(os.PRIO_PGRP, {pid}, 19)",
-        "priority of all": "os.setpriority(os.PRIO_USER, 0, 19)",
-        "priority of a uid": "os.setpriority(os.PRIO_USER, os.getuid(), 19)",
         "disk": f"libc('syscall', 251, 1, {pid}, 3 << 13)",
-        "disk of a uid": "libc('syscall', 251, 3, os.getuid(), 3 << 13)",
         "processor": f"os.sched_setaffinity({pid}, [0])",
         "policy": f"os.sched_setparam({pid}, os.sched_param(0))",
         "attributes": f"libc('syscall', 314, {pid}, ctypes.create_string_buffer(48), 0)",
@@ -203,6 +234,18 @@ def AT_A_PROCESS(pid: int) -> dict[str, str]:  # noqa: N802 (a table with one un
         "locks": f"libc('syscall', 274, {pid}, ctypes.create_string_buffer(8), ctypes.create_string_buffer(8))",
         "by the x32 door": f"libc('syscall', 0x40000000 + 521, 16, {pid}, None, None)",
     }
+
+
+async def test_what_is_for_all_of_a_uid_is_for_ones_own(school: Ground, ann: Pupil) -> None:
+    pids = (ann.record.pid, os.getpid(), school.place.nursery_pid())
+    before = [os.getpriority(os.PRIO_PROCESS, pid) for pid in pids]
+    async with school.pupil("eve") as eve:
+        await eve.attempts({
+            "priority of all": "os.setpriority(os.PRIO_USER, 0, 17)",
+            "priority of a uid": "os.setpriority(os.PRIO_USER, os.getuid(), 17)",
+            "disk of a uid": "libc('syscall', 251, 3, os.getuid(), 3 << 13)",
+        })  # fmt: skip
+    assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in pids] == before
 
 
 async def test_a_policy_for_another_is_not_put_in_force(ann: Pupil, bob: Pupil) -> None:
@@ -214,6 +257,7 @@ async def test_a_policy_for_another_is_not_put_in_force(ann: Pupil, bob: Pupil) 
 async def test_no_socket_with_a_path_is_made_by_a_kernel_its_threads_or_children(
     school: Ground, ann: Pupil, bob: Pupil
 ) -> None:
+    only(school, LANDLOCK)
     s, nursery = ann.record.directory / "s", school.place.socket
     in_thread = "from concurrent.futures import ThreadPoolExecutor as _T\n"
     await bob.told(in_thread + "pool = _T(1)")
@@ -235,7 +279,7 @@ async def test_no_socket_with_a_path_is_made_by_a_kernel_its_threads_or_children
             "no filter in front": "libc('prctl', 36, 0, 0, 0, 0)",
         }
     )
-    refused(found)
+    refused(school, found)
     assert await bob.told("import socket\na, b = socket.socketpair()\na.send(b'x'); print(b.recv(1))") == "b'x'"
 
 
@@ -282,6 +326,15 @@ LESSONS: Final = {
 }  # fmt: skip
 
 
+WITH_NAMESPACES: Final = {
+    "a program": "open('run', 'w').write('#!/bin/sh\\necho a.txt')\nos.chmod('run', 0o700)\n!./run",
+    "a terminal": "import pty; print('a.txt', os.openpty())",
+    "a socket with a path": "m = mp.connection.Listener(family='AF_UNIX'); print('a.txt', m.address); m.close()",
+    "a watch": "import ctypes; print('a.txt', ctypes.CDLL(None).inotify_init())",
+    "a pool run anew": "import math\nwith mp.get_context('spawn').Pool(1) as p: print('a.txt', p.map(math.sqrt, [4]))",
+}
+
+
 @pytest.mark.parametrize("warm", [True, False])
 async def test_ordinary_lessons_work(school: Ground, warm: bool) -> None:
     if warm:
@@ -291,7 +344,8 @@ async def test_ordinary_lessons_work(school: Ground, warm: bool) -> None:
         await until(lambda: not nursery_call.ask(school.place.runtime, "status", 5)["zygote"]["ready"])
     async with school.pupil("eve") as eve:
         assert eve.record.warm == warm
-        found = {name: await eve.told(code) for name, code in LESSONS.items()}
+        lessons = LESSONS | (WITH_NAMESPACES if school.options.level == NAMESPACES else {})
+        found = {name: await eve.told(code) for name, code in lessons.items()}
         assert {name: text for name, text in found.items() if "a.txt" not in text} == {}
         assert "KERNELRING_SOCKETS" not in await eve.told("print(dict(os.environ))")
         sockets = eve.record.directory / "s"
@@ -331,11 +385,11 @@ print(first.strip(), subprocess.Popen(['setsid', 'sh', '-c', 'sleep 600 & exec s
 @pytest.mark.parametrize("how", ["ended", "killed"])
 async def test_nothing_that_a_kernel_has_started_outlives_it(school: Ground, ann: Pupil, how: str) -> None:
     """Without session, parent, environment or descriptor of the kernel's. Of another kernel all stays."""
-    theirs = int(await ann.told("print(child.pid)"))
+    theirs = outer(ann.record.pid, int(await ann.told("print(child.pid)")))
     async with school.pupil("eve") as eve:
-        pids = [int(pid) for pid in (await eve.told(LEFT_BEHIND)).split()]
+        pids = [outer(eve.record.pid, int(pid)) for pid in (await eve.told(LEFT_BEHIND)).split()]
         memory = Path("/dev/shm").glob(f"*{eve.record.kernel_id}/*")
-        assert len(list(memory)) == 1
+        assert len(list(memory)) == (1 if school.options.level == LANDLOCK else 0)
         assert all(status(pid)["State"] for pid in pids)
         if how == "killed":
             os.kill(eve.record.pid, signal.SIGKILL)
@@ -347,7 +401,7 @@ async def test_nothing_that_a_kernel_has_started_outlives_it(school: Ground, ann
 
 async def test_a_nursery_that_was_killed_confines_as_before_and_ends_what_is_left(school: Ground, ann: Pupil) -> None:
     async with school.pupil("eve") as eve:
-        pids = [int(pid) for pid in (await eve.told(LEFT_BEHIND)).split()]
+        pids = [outer(eve.record.pid, int(pid)) for pid in (await eve.told(LEFT_BEHIND)).split()]
         school.place.kill_nursery()
         await until(lambda: nursery_call.answers(school.place.runtime))
         assert await eve.told("print(1)") == "1"
@@ -387,7 +441,7 @@ print("filled")
 )
 async def test_who_takes_more_than_a_kernel_may_have_ends_alone(code: str, sentence: str) -> None:
     """No limit of the operating system's is a kernel's own here, and the server counts with all of them."""
-    taking = ground(LEVEL, processes=100, memory_mib=128)
+    taking = ground(LANDLOCK, processes=100, memory_mib=128)
     async with taking as school, school.pupil("ann") as ann, school.pupil("bob") as bob:
         bob.talk.execute(code)
         exited = await until(lambda: [one for one in school.records() if one["exit"]], 30)
@@ -399,11 +453,59 @@ async def test_who_takes_more_than_a_kernel_may_have_ends_alone(code: str, sente
 
 
 async def test_a_kernel_that_makes_its_sockets_itself_is_refused_in_a_sentence(school: Ground) -> None:
+    only(school, LANDLOCK)
     order = school.place.order(user="ann")
-    foreign = type(order)(**{name: getattr(order, name) for name in order.__slots__} | {"cwd": school.home("ann")})
+    foreign = replace(order, cwd=school.home("ann"))
     with pytest.raises(SpawnRefused, match=r"makes its sockets itself.*level of confinement is"):
         await school.nurse.spawn(foreign)
     await school.nurse.end(order.kernel_id, "refused")
+
+
+MAKES_SOCKETS: Final = """
+import os, socket, sys, time
+folder = sys.argv[1]
+made = [socket.socket(socket.AF_UNIX) for _ in range(5)]
+for number, each in enumerate(made[:4], 1):
+    each.bind(f'{folder}/s/s-{number}')
+    each.listen()
+os.symlink('/etc/passwd', f'{folder}/s/s-5')
+while os.path.exists(f'{folder}/s/s-1'):
+    time.sleep(0.05)
+    if os.path.exists(f'{os.environ["HOME"]}/go'):
+        for number in range(1, 5):
+            os.unlink(f'{folder}/s/s-{number}')
+            os.symlink('/etc/passwd', f'{folder}/s/s-{number}')
+        open(f'{os.environ["HOME"]}/gone', 'w')
+        time.sleep(600)
+"""
+
+
+async def test_sockets_that_a_kernel_makes_itself_are_taken_from_it(school: Ground) -> None:
+    only(school, NAMESPACES)
+    home = school.home("ann")
+    order = replace(school.place.order(user="ann"), cwd=home)
+    order = replace(order, argv=("/usr/bin/python3", "-c", MAKES_SOCKETS, str(order.directory)))
+    await school.nurse.spawn(order)
+    made = order.directory / "s"
+    await until(lambda: (order.directory / "s-sealed").exists())
+    assert sorted(path.name for path in made.iterdir()) == ["s-1", "s-2", "s-3", "s-4"]
+    (home / "go").touch()
+    await until((home / "gone").exists)
+    assert all(stat.S_ISSOCK(path.lstat().st_mode) for path in made.iterdir())
+    with socket.socket(socket.AF_UNIX) as owner:
+        owner.connect(str(made / "s-1"))
+    for name in ("go", "gone"):
+        (home / name).unlink()
+    await school.nurse.end(order.kernel_id, "over")
+
+
+async def test_a_namespace_that_cannot_be_made_ends_the_start(tmp_path: Path) -> None:
+    def broken() -> None:
+        raise OSError(28, "No space left on device")
+
+    order = SpawnOrder("k", "ann", "program", 1, tmp_path, ("true",), {}, tmp_path)
+    with pytest.raises(SpawnRefused, match="cannot make namespaces: No space"):
+        processes.launch(order, (2,), lambda *_: None, None, broken)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="it is somebody else already")
