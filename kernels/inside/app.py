@@ -13,7 +13,7 @@ from ipykernel import kernelapp
 from ipykernel.kernelapp import IPKernelApp
 from traitlets.traitlets import Float, Integer, default
 
-from kernels.inside import narrow, paced, sockets
+from kernels.inside import first, narrow, paced, sockets
 from kernels.inside.kernel import RingKernel
 from kernels.inside.output import Publisher
 from kernels.inside.recorder import Recorder
@@ -42,6 +42,7 @@ class RingApp(IPKernelApp):
     def initialize(self, argv: Any = None) -> None:
         """As ipykernel's. All that is the user's own comes later."""
         self.born_with = sockets.given()
+        first.heed_signals()
         if narrow.narrows():
             narrow.narrow()
         super().initialize(argv)  # type: ignore[no-untyped-call]

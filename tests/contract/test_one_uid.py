@@ -21,6 +21,7 @@ import pytest
 import pytest_asyncio
 
 from kernels import nursery_call, processes
+from kernels.confine.one_uid import memory_of
 from kernels.errors import SpawnRefused
 from kernels.records import SpawnOrder
 from local.paths import ROOT
@@ -128,7 +129,7 @@ async def test_files_of_others_and_of_the_server_are_closed(school: Ground, ann:
                 "temporary files of others": "os.listdir('/tmp')",
                 "the server's home": f"os.listdir('{hidden}')",
                 "its working directory": f"os.listdir('{ROOT}')",
-                "her shared memory": f"open('/dev/shm/{name}')",
+                "her shared memory": f"open('{memory_of(k)}/{name}')",
                 "a watch on her folder": f"libc('inotify_add_watch', libc('inotify_init'), b'{home}', 0xfff)",
                 "passwords": "open('/etc/shadow').read()",
                 "an attribute": f"os.setxattr('{home}/diary', 'user.x', b'1')",
@@ -353,6 +354,25 @@ async def test_a_kernel_is_interrupted(bob: Pupil) -> None:
     await bob.manager.provisioner.send_signal(signal.SIGINT)
     reply = await bob.talk.get_shell_msg(timeout=15)
     assert (reply["parent_header"]["msg_id"], reply["content"]["ename"]) == (asked, "KeyboardInterrupt")
+
+
+@pytest.mark.parametrize("warm", [True, False])
+async def test_a_kernel_heeds_the_signals_that_end_it(school: Ground, warm: bool) -> None:
+    """The first process of a PID namespace gets none whose action is the default."""
+    only(school, NAMESPACES)
+    if not warm:
+        os.kill(nursery_call.ask(school.place.runtime, "status", 5)["zygote"]["pid"], signal.SIGKILL)
+        await until(lambda: not nursery_call.ask(school.place.runtime, "status", 5)["zygote"]["ready"])
+    for signum, words in ((signal.SIGTERM, "143"), (signal.SIGXCPU, "processor time")):
+        async with school.pupil("eve") as eve:
+            killed = "import subprocess as s, time\np = s.Popen(['sleep', '60']); p.terminate(); print(p.wait())\n"
+            assert await eve.told(f"import os, signal\n{killed}") == "-15"
+            forked = "pid = os.fork()\nif not pid: time.sleep(60)\nos.kill(pid, 15); print(os.wait()[1])"
+            assert await eve.told(forked) == "15"
+            await school.nurse.signal(eve.record.kernel_id, signum)
+            found = await until(lambda: [one for one in school.records() if one["exit"]])
+            assert words in found[0]["exit"]["reason"]
+    await until(lambda: nursery_call.ask(school.place.runtime, "status", 5)["zygote"]["ready"], 60)
 
 
 LEFT_BEHIND: Final = """
