@@ -96,7 +96,8 @@ class Warden:
             memory = one_uid.give_memory(order.directory) if alone else one_uid.SHARED_MEMORY
         except (FolderError, OSError) as error:
             raise SpawnRefused(f"the kernel's directories cannot be made its own: {error}") from error
-        room = Room(0, str(home), str(order.directory), str(memory), makes_sockets=not order.recorder)
+        place = str(order.directory.resolve())
+        room = Room(0, str(home), place, str(memory), makes_sockets=not order.recorder)
         return replace(order, env=self._environment(order, room)), room
 
     def born_with(self, order: SpawnOrder) -> AbstractContextManager[tuple[int, ...]]:

@@ -158,7 +158,11 @@ async def test_the_server_is_told_who_owns_a_users_files(options: Options, open_
         identities.home("ann")
     level = "none"
     assert identities.home("ann") == (options.notebooks / "ann", None)
+    level = "landlock+landlock7+seccomp"
+    assert identities.home("ann") == (options.notebooks / "ann", None)
+    assert Walls.from_text(identities.walls()).level == "landlock"
     level = "uids+seccomp"
+    assert identities.walls() == ""
     assert identities.home("ann") == (options.notebooks / "ann", Identity(FIRST, FIRST))
     assert (options.notebooks / "ann").stat().st_uid == FIRST
     os.chown(options.notebooks / "ann", 65534, 65534)

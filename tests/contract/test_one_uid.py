@@ -464,6 +464,17 @@ async def test_who_takes_more_than_a_kernel_may_have_ends_alone(code: str, sente
         assert await ann.told("print(1)") == "1"
 
 
+@pytest.mark.parametrize(("code", "error"), [(BOMB, "BlockingIOError"), (FILLS, "OSError")])
+async def test_who_takes_more_than_there_is_in_its_namespaces_is_refused_it(code: str, error: str) -> None:
+    if os.geteuid() == 0 and code == BOMB:
+        pytest.skip("Linux counts no processes of root's")
+    taking = ground(NAMESPACES, processes=100, memory_mib=128)
+    async with taking as school, school.pupil("ann") as ann, school.pupil("bob") as bob:
+        reply = await bob.talk.execute_interactive(code, output_hook=lambda _: None, timeout=30)
+        assert (reply["content"]["status"], reply["content"]["ename"]) == ("error", error)
+        assert await ann.told("import subprocess; print(subprocess.run(['true']).returncode)") == "0"
+
+
 async def test_a_kernel_that_makes_its_sockets_itself_is_refused_in_a_sentence(school: Ground) -> None:
     only(school, LANDLOCK)
     order = school.place.order(user="ann")
@@ -524,7 +535,18 @@ async def test_a_namespace_that_cannot_be_made_ends_the_start(tmp_path: Path) ->
 @pytest.mark.parametrize("level", [LANDLOCK, NAMESPACES])
 async def test_all_of_it_as_somebody_else(level: str) -> None:
     """As root no limit on processes holds, and all files are the server's."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", level, __file__]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        f"{level} or who_takes",
+        __file__,
+    ]
     done = await asyncio.to_thread(
         subprocess.run, command, user=NOBODY, group=NOBODY, extra_groups=[],
         cwd=ROOT, capture_output=True, text=True, timeout=200,

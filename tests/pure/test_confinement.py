@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.confine import uids
+from kernels import resident
+from kernels.confine import common_uid, uids
 from kernels.confine.host import Report
 from kernels.confine.options import Options, Room, Walls
 from kernels.confine.uids import Uids, UidsError
@@ -129,9 +130,10 @@ def test_whoever_asks_in_whatever_order_no_two_share_a_uid(asked: set[str]) -> N
 
 
 def test_what_crosses_a_command_line_comes_back_as_it_was() -> None:
-    options = Options(Path("/a/b"), (5, 6), 1, 2, 3, 4)
+    options = Options(Path("/a/b"), (5, 6), 1, 2, 3, 4, "landlock")
     assert Options.from_text(options.to_text()) == options
-    walls = Walls(7, ("/usr", "/ü"), ("/dev/shm",), ("/dev/null",), bytes(range(256)), ((1, 2), (3, 4)))
+    program, limits = bytes(range(256)), ((1, 2), (3, 4))
+    walls = Walls(7, ("/usr", "/ü"), ("/dev/shm",), ("/dev/null",), program, limits, "namespaces", ("/n", "/r"), 5)
     assert Walls.from_text(walls.to_text()) == walls
     assert json.loads(walls.to_text())["landlock"] == 7
 
@@ -140,6 +142,35 @@ def test_the_words_for_a_level() -> None:
     assert Report("uids", ("landlock7", "seccomp")).name == "uids+landlock7+seccomp"
     assert Report("none").name == "none"
     assert Room(5000, "/h", "/k/1").writable == ("/h", "/k/1/s", "/k/1/t")
+    given = Room(0, "/h", "/k/1", "/m", makes_sockets=False)
+    assert given.writable == ("/h", "/k/1/t", "/m")
+    assert (Room(5000, "/h", "/k/1").readable, given.readable) == (("/k/1",), ("/k/1/connection.json",))
+
+
+@pytest.mark.parametrize(
+    ("abi", "program", "needed", "words"),
+    [(5, b"x", 6, "Landlock's version is 5"), (0, b"x", 1, "switched off"), (7, b"", 6, "libseccomp2")],
+)
+def test_what_a_level_without_uids_lacks(abi: int, program: bytes, needed: int, words: str) -> None:
+    assert words in next(common_uid.why_not(abi, program, needed))
+    assert list(common_uid.why_not(needed, b"x", needed)) == []
+
+
+def test_of_what_lies_open_nothing_is_named_that_others_may_not_read(tmp_path: Path) -> None:
+    for name, mode in (("open", 0o755), ("closed", 0o700), ("mixed", 0o755)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(mode)
+    for name, mode in (("open/a", 0o644), ("mixed/a", 0o644), ("mixed/key", 0o600), ("closed/a", 0o644)):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+    found = common_uid._open_to_all(tmp_path, recursive=True)
+    assert found == [tmp_path / "mixed" / "a", tmp_path / "open"]
+
+
+def test_what_is_counted_of_a_process_is_what_lies_in_its_own_part_of_shared_memory(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(64 * 1024))
+    assert resident.files_kib(str(tmp_path)) >= 64
+    assert resident.files_kib(str(tmp_path / "gone")) == 0
 
 
 @pytest.mark.parametrize(
