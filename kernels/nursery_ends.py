@@ -22,9 +22,6 @@ EARLY_S: Final = 30.0
 _NO_MEMORY: Final = re.compile(
     r"bad_alloc|MemoryError|cannot allocate memory|out of memory|memory allocation", re.IGNORECASE
 )
-_AS_A_SHELL: Final = 128
-"""And the signal: what the first process of a PID namespace exits with, which no such signal ends."""
-
 _BROKEN: Final = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS})
 
 
@@ -56,7 +53,7 @@ def too_many_processes(most: int) -> str:
 
 def _limit_reached(found: Exit, cpu_s: int, words: str, *, for_memory: bool, memory_mib: int) -> str:
     """The reason when a limit was, or may have been, reached; else ""."""
-    if found.signal == signal.SIGXCPU or found.code == _AS_A_SHELL + signal.SIGXCPU:
+    if found.signal == signal.SIGXCPU or (cpu_s and found.code == signal.SIGXCPU):  # the latter is `inside/first.py`'s
         share = f"its {_hours(cpu_s)} of processor time" if cpu_s else "all of the processor time that it may have"
         return f"Your notebook has used {share}."
     if not memory_mib or found.code == 0:

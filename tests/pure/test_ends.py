@@ -38,6 +38,7 @@ def ward(directory: Path, words: str = "", cpu_s: int = 0) -> Ward:
         ),
         (signal.SIGTERM, "", "The kernel ended: killed by signal 15 (SIGTERM)."),
         (signal.SIGXCPU, "", "Your notebook has used its 1.5 hours of processor time."),
+        (signal.SIGXCPU << 8, "", "Your notebook has used its 1.5 hours of processor time."),
         (0, "MemoryError", "The kernel ended: exited with code 0."),
     ],
 )
