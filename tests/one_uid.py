@@ -21,7 +21,7 @@ from kernels.kernel_manager import NurseryKernelManager, kernel_context
 from kernels.nursery_client import NurseryClient
 from kernels.records import KernelRecord
 from kernels.warmth import Warmth
-from tests.cluster.confined import _TRY
+from tests.cluster.confined import _TRY, status
 from tests.kernel_fixture import said, talking
 from tests.nursery_fixture import Place, client, kernel_env, nursery, until
 
@@ -44,6 +44,9 @@ def run(*command):
         raise PermissionError(done.stderr)
     return done.stdout
 """
+
+
+LANDLOCK, NAMESPACES = "landlock", "namespaces"
 
 
 @dataclass
@@ -134,3 +137,24 @@ async def ground(level: str, *, warm: bool = True, **options: Any) -> AsyncItera
         async with client(place) as nurse:
             yield Ground(place, nurse, given, context)
     context.destroy(linger=0)
+
+
+def only(school: Ground, level: str) -> None:
+    """Skips at any other level."""
+    if school.options.level != level:
+        pytest.skip(f"is a matter of {level}")
+
+
+def outer(kernel: int, inner: int) -> int:
+    """The number that a process of a kernel has for us."""
+    if len(status(kernel)["NSpid"].split()) == 1:
+        return inner
+    return next(pid for pid in descendants(kernel) if status(pid)["NSpid"].split()[-1] == str(inner))
+
+
+def descendants(pid: int) -> list[int]:
+    """All that it has started."""
+    below = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    return [*below, *(each for child in below for each in descendants(child))]
