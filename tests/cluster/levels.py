@@ -18,9 +18,11 @@ import pytest
 from local import own_uids
 from local.paths import ROOT
 from local.stack import Stack, as_uid
+from tests.cluster.confined import confined_stack
 from tests.cluster.conftest import running
 from tests.redis_server import RedisServer
 
+LEVELS: Final = ("uids", "namespaces", "landlock")
 NEEDED: Final = "import gunicorn, ipykernel, kernels.inside, server, zmq"
 
 
@@ -48,4 +50,14 @@ def plain_stack(**settings: str) -> Iterator[Stack]:
         RedisServer(password=secrets.token_hex(16)) as server,
         running(server, workers=2, uid=uid, settings=settings) as stack,
     ):
+        yield stack
+
+
+@contextmanager
+def stack_at(level: str, **settings: str) -> Iterator[Stack]:
+    """An installation that confines at this level and no other."""
+    with confined_stack(**settings) if level == "uids" else plain_stack(**settings) as stack:
+        found = (stack.readyz() or {})["confinement"].partition("+")[0]
+        if found != level:
+            pytest.skip(f"this machine confines at {found}: {stack.nursery()['missing']}")
         yield stack

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -19,6 +18,7 @@ from kernels import nursery_call
 from local.stack import Stack
 from local.student import Student
 from tests.cluster.confined import attempts, confined_stack, record, status, student, told
+from tests.cluster.lessons import LESSONS
 from tests.nursery_fixture import until
 from tests.redis_server import RedisServer
 
@@ -35,6 +35,10 @@ def connect(path):
         made.connect(path)
     return "connected"
 """
+
+
+COLD: Final = ("a list of files", "a pool", "a manager", "shared memory", "a subprocess", "a database", "a socket",
+               "temporary files", "threads", "a table in a file", "asyncio", "output of a fork")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -192,66 +196,17 @@ async def test_the_debugger_which_would_listen_for_everybody_stays_off(confining
         assert not [each for each in listening if each[3] == "0A" and f"socket:[{each[9]}]" in mine]
 
 
-LESSONS: Final = {
-    "!ls": "open('a.txt', 'w').close()\n!ls",
-    "a terminal": "!tty > /dev/null; echo a.txt",
-    "a pool": "from multiprocessing import Pool\ndef f(x): return x * x\n"
-    "with Pool(2) as p: print(p.map(f, [1, 2]), 'a.txt')",
-    "a manager": "from multiprocessing import Manager\nwith Manager() as m: print(list(m.list(['a.txt'])))",
-    "shared memory": "from multiprocessing.shared_memory import SharedMemory as S\ns = S(create=True, size=9)\n"
-    "s.buf[0] = 1\nS(s.name).close()\ns.close(); s.unlink()\nprint('a.txt')",
-    "a subprocess": "import subprocess, sys\n"
-    "print(subprocess.run([sys.executable, '-c', 'print(\"a.txt\")'], capture_output=True, text=True).stdout)",
-    "output of a fork": "import os\nif os.fork() == 0:\n    print('a.txt', flush=True); os._exit(0)\n"
-    "import time; _ = os.wait(), time.sleep(.3)",
-    "sqlite": "import sqlite3\nwith sqlite3.connect('s.db') as c: c.execute('create table if not exists t (a)'); "
-    "c.execute('insert into t values (?)', ['a.txt'])\n"
-    "print(sqlite3.connect('s.db').execute('select * from t').fetchall())",
-    "a socket": "import socket\na = socket.create_server(('127.0.0.1', 0))\n"
-    "b = socket.create_connection(a.getsockname())\n"
-    "b.sendall(b'a.txt'); print(a.accept()[0].recv(9)); a.close(); b.close()",
-    "temporary files": "import tempfile\n"
-    "with tempfile.TemporaryDirectory() as d: open(d + '/x', 'w').write('1')\nprint('a.txt')",
-    "threads": "import threading\nt = [threading.Thread(target=lambda: None) for _ in range(50)]\n"
-    "[x.start() for x in t]; [x.join() for x in t]; print('a.txt')",
-    "pandas": "import pandas as pd\nprint(pd.DataFrame({'a.txt': [1, 2]}).describe())",
-    "a figure": "import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.savefig('f.png'); plt.close(); print('a.txt')",
-    "parquet": "try: import pyarrow\nexcept ImportError: print('a.txt')\n"
-    "else: pd.DataFrame({'a.txt': [1]}).to_parquet('p'); print(pd.read_parquet('p'))",
-    "asyncio": "import asyncio\n"
-    "p = await asyncio.create_subprocess_shell('echo a.txt', stdout=-1)\nprint(await p.stdout.read())",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("path", ["warm", "cold"])
-async def test_ordinary_lessons_work(confining: Stack, path: str) -> None:
+async def test_a_kernel_that_is_not_forked_is_confined_and_teaches_as_well(confining: Stack) -> None:
     await until(lambda: confining.nursery()["zygote"]["ready"], 60)
-    if path == "cold":
-        os.kill(confining.nursery()["zygote"]["pid"], 9)  # until there is another one kernels are exec'd
-        await until(lambda: not confining.nursery()["zygote"]["ready"])
-    async with student(confining, "ann") as ann:
-        assert record(confining, ann).warm == (path == "warm")
-        found = {name: await told(ann, code) for name, code in LESSONS.items()}
-        assert {name: text for name, text in found.items() if "a.txt" not in text} == {}
-
-
-async def test_pip_installs_into_the_home(confining: Stack) -> None:
-    make = """
-        import zipfile
-        info = "tinything-1.0.dist-info"
-        with zipfile.ZipFile("tinything-1.0-py3-none-any.whl", "w") as wheel:
-            wheel.writestr("tinything.py", "answer = 42")
-            wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\\nName: tinything\\nVersion: 1.0\\n")
-            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
-            wheel.writestr(f"{info}/RECORD", "")
-    """
-    async with student(confining, "ann") as ann:
-        await told(ann, textwrap.dedent(make))
-        said = await told(ann, "%pip install --no-index --no-deps ./tinything-1.0-py3-none-any.whl", 120)
-        assert "Successfully installed tinything" in said
-        assert await told(ann, "import tinything\nprint(tinything.answer, tinything.__file__)") == (
-            f"42 {next((confining.directory / 'notebooks' / 'ann').glob('.local/lib/*/site-packages/tinything.py'))}"
-        )
+    os.kill(confining.nursery()["zygote"]["pid"], 9)  # until there is another one kernels are exec'd
+    await until(lambda: not confining.nursery()["zygote"]["ready"])
+    async with student(confining, "cold") as cold:
+        assert record(confining, cold).warm is False
+        assert status(record(confining, cold).pid)["Seccomp"] == "2"
+        outcomes = {name: await cold.run(LESSONS[name].code, 60) for name in COLD}
+        assert {name: each.text.strip() for name, each in outcomes.items()} == {
+            name: LESSONS[name].prints for name in COLD
+        }
 
 
 async def test_a_kernel_is_interrupted_restarted_and_ended(confining: Stack) -> None:
