@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Self
 
+from local.stack import as_uid
 from tests.tls_relay import TlsRelay
 
 START_S = 10.0
@@ -70,14 +71,19 @@ class RedisServer:
 
     `port` is the plain port, `url` what clients use (with the password, and `rediss://` under `tls=True`).
     Nothing is kept on disk: after `kill` or `stop`, `start` brings an empty server on the same port.
-    `options` are further arguments for the server.
+    `options` are further arguments for the server. It runs as `uid`, if one is given.
     """
 
-    def __init__(self, *, password: str | None = None, tls: bool = False, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *, password: str | None = None, tls: bool = False, options: Sequence[str] = (), uid: int | None = None
+    ) -> None:
         self.password = password
+        self._uid = uid
         self._options = list(options)
         self.port = 0
         self.directory = Path(tempfile.mkdtemp(prefix="kr-redis-"))
+        if uid is not None:
+            os.chown(self.directory, uid, uid)
         self.log: list[str] = []
         self._relay = TlsRelay(self.directory) if tls else None
         self._leash: subprocess.Popen[str] | None = None
@@ -170,6 +176,7 @@ class RedisServer:
             stderr=subprocess.PIPE,  # the server's log
             text=True,
             start_new_session=True,  # a Ctrl-C at the terminal is for the test run alone
+            **as_uid(self._uid),
         )
         assert leash.stdout is not None
         assert leash.stderr is not None

@@ -7,9 +7,11 @@ most 200 processes or threads, 1 GiB, 2,000 descriptors.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import mmap
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -66,6 +68,44 @@ def connect(path: str) -> None:
     """To a Unix socket."""
     with socket.socket(socket.AF_UNIX) as made:
         made.connect(path)
+
+
+def datagrams_to(path: str) -> None:
+    """By one of a pair, which needs no socket to be made alone."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with one, other:
+        one.connect(path)
+
+
+def signal_by_pipe(pid: int) -> None:
+    """SIGKILL to who is said to read it. Nothing tells the writer whether it was sent."""
+    read, write = os.pipe()
+    try:
+        fcntl.fcntl(read, fcntl.F_SETOWN, pid)
+        fcntl.fcntl(read, 10, signal.SIGKILL)  # F_SETSIG
+        fcntl.fcntl(read, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+        os.write(write, b"x")
+        raise TimeoutError("it was written, and nothing is told")
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def change_mode(path: str, mode: int) -> None:
+    """A call that is said to be done, and is not, has met an error, too."""
+    target = Path(path)
+    before = target.stat().st_mode
+    target.chmod(mode)
+    if target.stat().st_mode == before:
+        raise PermissionError(1, "it stays as it was")
+
+
+def change_times(path: str) -> None:
+    """As with `change_mode`."""
+    before = Path(path).stat().st_mtime_ns
+    os.utime(path, (0, 0))
+    if Path(path).stat().st_mtime_ns == before:
+        raise PermissionError(1, "they stay as they were")
 
 
 def listen(port: int) -> None:

@@ -44,10 +44,10 @@ def plain_uid() -> int | None:
 
 @contextmanager
 def plain_stack(**settings: str) -> Iterator[Stack]:
-    """Two workers that have no right of root's, and a Redis with a password."""
+    """Two workers that have no right of root's, and a Redis with a password: one uid, as on one's own machine."""
     uid = plain_uid()
     with (
-        RedisServer(password=secrets.token_hex(16)) as server,
+        RedisServer(password=secrets.token_hex(16), uid=uid) as server,
         running(server, workers=2, uid=uid, settings=settings) as stack,
     ):
         yield stack
