@@ -23,6 +23,9 @@ from tests.cluster.conftest import running
 from tests.redis_server import RedisServer
 
 LEVELS: Final = ("uids", "namespaces", "landlock")
+WITH_UIDS: Final = pytest.mark.parametrize("confining", ["uids"], indirect=True)
+"""For a test of what only uids can give, in a module whose `confining` is an installation at each level."""
+
 NEEDED: Final = "import gunicorn, ipykernel, kernels.inside, server, zmq"
 
 
@@ -57,7 +60,16 @@ def plain_stack(**settings: str) -> Iterator[Stack]:
 def stack_at(level: str, **settings: str) -> Iterator[Stack]:
     """An installation that confines at this level and no other."""
     with confined_stack(**settings) if level == "uids" else plain_stack(**settings) as stack:
-        found = (stack.readyz() or {})["confinement"].partition("+")[0]
-        if found != level:
+        if (found := level_of(stack)) != level:
             pytest.skip(f"this machine confines at {found}: {stack.nursery()['missing']}")
         yield stack
+
+
+def level_of(stack: Stack) -> str:
+    """How an installation confines, in a word of `LEVELS`."""
+    return str((stack.readyz() or {})["confinement"].partition("+")[0])
+
+
+def server_uid(stack: Stack) -> int:
+    """Whose the server is, and all that it makes for itself."""
+    return os.geteuid() if stack.uid is None else stack.uid

@@ -21,7 +21,8 @@ import pytest
 from kernels.confine.uids import Uids
 from local.stack import Stack
 from local.student import Student
-from tests.cluster.confined import attempts, confined_stack, student, told
+from tests.cluster.confined import attempts, student, told
+from tests.cluster.levels import LEVELS, WITH_UIDS, level_of, server_uid, stack_at
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -39,12 +40,12 @@ print("end")
 """
 
 
-@pytest.fixture(scope="module")
-def confining() -> Iterator[Stack]:
+@pytest.fixture(scope="module", params=LEVELS)
+def confining(request: pytest.FixtureRequest) -> Iterator[Stack]:
     with tempfile.TemporaryDirectory(prefix="kr-course-") as course:
         Path(course).chmod(0o755)
         Path(course, "task.txt").write_text("add 1 and 2")
-        with confined_stack(KERNELRING_COURSE=course, KERNELRING_QUOTA_MIB="4") as stack:
+        with stack_at(request.param, KERNELRING_COURSE=course, KERNELRING_QUOTA_MIB="4") as stack:
             yield stack
 
 
@@ -73,6 +74,9 @@ def owners(folder: Path) -> set[tuple[int, int]]:
 
 
 def uid_of(stack: Stack, user: str) -> int:
+    """Whose a user's files are."""
+    if level_of(stack) != "uids":
+        return server_uid(stack)
     uid = Uids(stack.directory / "notebooks", *stack.uids).known(user)
     assert uid is not None
     return uid
@@ -148,7 +152,7 @@ async def test_what_is_kept_of_a_student_is_the_servers_alone(confining: Stack) 
     state = confining.directory / "notebooks" / ".kernelring" / "ann"
     assert {"welcomed", "nbsignatures.db", "notebook_secret"} <= {path.name for path in state.iterdir()}
     for folder in (state, confining.runtime / "c"):
-        assert owners(folder) == {(0, 0)}
+        assert owners(folder) == {(server_uid(confining),) * 2}
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(state.parent.stat().st_mode) == 0o700
 
@@ -163,7 +167,13 @@ async def test_cells_and_the_contents_api_have_the_same_files(confining: Stack) 
         assert await told(ann, "print(open('new.txt').read())") == "and by the page"
         code, body, _ = await ann.call("GET", "/files/new.txt")
         assert (code, body) == (200, "and by the page")
-        await told(ann, "import os\nos.chmod('new.txt', 0o400)")
+        await told(ann, "import os; os.remove('new.txt')")
+
+
+@WITH_UIDS
+async def test_what_a_student_has_closed_is_closed_to_the_server(confining: Stack) -> None:
+    async with student(confining, "ann") as ann:
+        await told(ann, "import os\nopen('new.txt', 'w').close(); os.chmod('new.txt', 0o400)")
         assert (await ann.call("GET", f"{FILES}/new.txt?content=0"))[1]["writable"] is False
         await told(ann, "os.chmod('new.txt', 0)")
         for path in (f"{FILES}/new.txt", "/files/new.txt"):
@@ -172,32 +182,53 @@ async def test_cells_and_the_contents_api_have_the_same_files(confining: Stack) 
 
 
 async def test_a_link_to_what_is_not_the_students_leads_nowhere(confining: Stack) -> None:
-    """Hard links, too: one that the kernel would refuse a cell is made here, as where `protected_hardlinks` is off."""
-    private = confining.directory / "private.txt"
-    private.write_text(SECRET)
-    private.chmod(0o600)
+    private = private_file(confining)
     async with student(confining, "ann") as ann, student(confining, "bob") as bob:
         await put(ann, "diary.txt", text("secret"))
-        home = home_of(confining, "bob")
         diary = home_of(confining, "ann") / "diary.txt"
         tries = {name: f"os.link('{path}', 'x-{name}.txt')" for name, path in (("a", diary), ("b", private))}
         found = await attempts(bob, tries, "import os")
         assert not [what for what in found.values() if what.startswith("GOT")], found
         await told(bob, f"os.symlink('{diary}', 'a.txt'); os.symlink('{private}', 'b.txt')\n"
                    f"os.symlink('{diary.parent}', 'ann')")  # fmt: skip
-        os.link(diary, home / "c.txt")
+        await nothing_is_told(bob, {"a.txt": 404, "b.txt": 404, "ann/diary.txt": 404})
+        assert (diary.read_text(), private.read_text()) == ("secret", SECRET)
+
+
+@WITH_UIDS
+async def test_a_hard_link_to_what_is_not_the_students_gives_nothing(confining: Stack) -> None:
+    """Such as the machine would refuse a cell: it is made here, as where `protected_hardlinks` is off."""
+    private = private_file(confining)
+    async with Student(confining.url, confining.token("ann")) as ann, student(confining, "bob") as bob:
+        await put(ann, "hers.txt", text("secret"))
+        hers, home = home_of(confining, "ann") / "hers.txt", home_of(confining, "bob")
+        os.link(hers, home / "c.txt")
         os.link(private, home / "d.txt")
-        for path, refused in (("a.txt", 404), ("b.txt", 404), ("ann/diary.txt", 404), ("c.txt", 403), ("d.txt", 403)):
-            for asked in (f"{FILES}/{path}", f"/files/{path}"):
-                code, said, _ = await bob.call("GET", asked)
-                assert (code, "secret" in str(said), SECRET in str(said)) == (refused, False, False), asked
-            assert (await bob.call("POST", FILES, {"copy_from": path}))[0] == refused, path
+        await nothing_is_told(bob, {"c.txt": 403, "d.txt": 403})
         assert (await bob.call("POST", f"{FILES}/d.txt/checkpoints"))[0] == 403
         await put(bob, "c.txt", text("mine"), 200)  # another file, in its place
         await put(bob, "d.txt", text("mine"), 200)
         assert await content(bob, "d.txt") == "mine"
-        assert (diary.read_text(), private.read_text()) == ("secret", SECRET)
+        assert (hers.read_text(), private.read_text()) == ("secret", SECRET)
         assert (home / "d.txt").stat().st_uid == uid_of(confining, "bob")
+
+
+def private_file(stack: Stack) -> Path:
+    """A file that only the server may read."""
+    private = stack.directory / "private.txt"
+    private.write_text(SECRET)
+    private.chmod(0o600)
+    os.chown(private, server_uid(stack), server_uid(stack))
+    return private
+
+
+async def nothing_is_told(who: Student, paths: dict[str, int]) -> None:
+    """Each path is refused with its status, however it is asked for."""
+    for path, refused in paths.items():
+        for asked in (f"{FILES}/{path}", f"/files/{path}"):
+            code, said, _ = await who.call("GET", asked)
+            assert (code, "secret" in str(said), SECRET in str(said)) == (refused, False, False), asked
+        assert (await who.call("POST", FILES, {"copy_from": path}))[0] == refused, path
 
 
 async def test_what_nobody_is_there_to_see_is_written_as_the_student(confining: Stack) -> None:

@@ -18,7 +18,7 @@ from local.stack import Stack
 from local.student import Student
 from tests.cluster.confined import student, told
 from tests.cluster.lessons import INSTALLED, LESSONS, PIP, PROGRAMS, WHEEL
-from tests.cluster.levels import LEVELS, stack_at
+from tests.cluster.levels import LEVELS, level_of, stack_at
 from tests.nursery_fixture import until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
@@ -40,10 +40,6 @@ async def ann(stack: Stack) -> AsyncIterator[Student]:
     await until(lambda: stack.nursery()["zygote"]["ready"], CELL_S)
     async with student(stack, "ann") as made:
         yield made
-
-
-def level_of(stack: Stack) -> str:
-    return str((stack.readyz() or {})["confinement"].partition("+")[0])
 
 
 @pytest.mark.parametrize("name", LESSONS)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from local.stack import Stack
 from tests.cluster.confined import record, status, student, told
-from tests.cluster.levels import plain_stack
+from tests.cluster.levels import plain_stack, server_uid
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +18,7 @@ def plain() -> Iterator[Stack]:
 
 
 async def test_it_serves_a_cell_with_no_right_of_roots(plain: Stack) -> None:
-    own = str(os.geteuid() if plain.uid is None else plain.uid)
+    own = str(server_uid(plain))
     assert own != "0"
     async with student(plain, "ada") as ada:
         assert await told(ada, "open('a.txt', 'w').write('kept'); print(6 * 7, open('a.txt').read())") == "42 kept"
