@@ -52,8 +52,10 @@ def main(kind: str, name: str, use: str, memory_mib: int, *confined: str) -> Non
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_mib * 2**20, memory_mib * 2**20))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    for what, most in ((resource.RLIMIT_DATA, memory_mib * 2**20), (resource.RLIMIT_CPU, CPU_S)):
+        _, hard = resource.getrlimit(what)  # behind walls it may be less already
+        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (least, least))
     try:
         mime, named, body = _converted(kind, name, use, sys.stdin.buffer.read())
         told: dict[str, str] = {"mime": mime, "name": named}

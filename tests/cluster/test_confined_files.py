@@ -144,6 +144,14 @@ def test_the_program_that_exports_has_no_more_than_a_students_rights() -> None:
     assert json.loads(made.stdout)["name"] == f"({(200001,) * 3}, {(200002,) * 3}, [])"
 
 
+def test_the_program_that_exports_does_with_less_memory_than_it_may_have() -> None:
+    limited = "import resource as r; r.setrlimit(r.RLIMIT_DATA, (256 << 20, 256 << 20))"
+    code = f"{limited}; from server.frontend import export as e; e._converted = lambda *_: ('text/plain', '', b'')"
+    command = [sys.executable, "-c", f"{code}; e.main('html', 'x', 'kept', 1024); print(r.getrlimit(r.RLIMIT_DATA))"]
+    made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=True)
+    assert made.stdout.splitlines()[1] == str((256 << 20, 256 << 20))
+
+
 async def test_what_is_kept_of_a_student_is_the_servers_alone(confining: Stack) -> None:
     drawn = {"output_type": "display_data", "metadata": {}, "data": {"text/html": "<b>1</b>"}}
     async with Student(confining.url, confining.token("ann")) as ann:
