@@ -67,7 +67,7 @@ ATTACKS: Final = {
     "to open her folder to all": ("change_mode(at.home, 0o777)", DENIED),
     "to close her folder": ("change_mode(at.home, 0)", DENIED),
     "to close the server's folder": ("change_mode(at.servers, 0)", DENIED),
-    "to give her file away": ("os.chown(at.home + '/diary.txt', 65534, 65534)", DENIED),
+    "to give her file away": ("give_away(at.home + '/diary.txt')", DENIED),
     "the times of her file": ("change_times(at.home + '/diary.txt')", DENIED),
     "a mark on her file": ("os.setxattr(at.home + '/diary.txt', 'user.kr', b'1')", DENIED),
     "to empty her file": ("os.truncate(at.home + '/diary.txt', 0)", DENIED),
@@ -106,13 +106,20 @@ NEEDED: Final = {
     "a queue that stays without its process": "seccomp",
 }
 
-OTHERWISE: Final[dict[str, dict[str, str]]] = {"landlock": {}, "namespaces": {}}
+OTHERWISE: Final[dict[str, dict[str, str]]] = {
+    "landlock": {
+        "a watch on her folder": r"OSError: \[Errno 38\]",
+        "to fill what is shared": DENIED,  # it is not
+    },
+}
 """Where another layer refuses it than at "uids", and so in other words."""
 
 LEFT_OUT: Final[dict[str, dict[str, str]]] = {
     "uids": {},
-    "landlock": {"a hard link to the table of uids": "there are no uids, and no table of them"},
-    "namespaces": {"a hard link to the table of uids": "there are no uids, and no table of them"},
+    "landlock": {
+        "a hard link to the table of uids": "there are no uids, and no table of them",
+        "a fork bomb": "the system counts by uid, so that it is ended: test_a_kernel_of_too_many_processes_is_ended",
+    },
 }
 """What means nothing at a level, and why."""
 

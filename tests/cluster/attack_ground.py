@@ -27,9 +27,12 @@ with open("diary.txt", "w") as file:
 with open("diary.ipynb", "w") as file:
     cell = dict(cell_type="markdown", id="a", metadata=dict(), source={DIARY!r})
     json.dump(dict(cells=[cell], metadata=dict(), nbformat=4, nbformat_minor=5), file)
-listening = socket.socket(socket.AF_UNIX)
-listening.bind("\\0{{abstract}}")
-listening.listen()
+try:
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind("\\0{{abstract}}")
+    listening.listen()
+except PermissionError:
+    pass  # a level at which nobody has one
 """
 LONG_CELL: Final = f"""
 import os, time

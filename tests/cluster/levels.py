@@ -22,7 +22,7 @@ from tests.cluster.confined import confined_stack
 from tests.cluster.conftest import running
 from tests.redis_server import RedisServer
 
-LEVELS: Final = ("uids", "namespaces", "landlock")
+LEVELS: Final = ("uids", "landlock")
 WITH_UIDS: Final = pytest.mark.parametrize("confining", ["uids"], indirect=True)
 """For a test of what only uids can give, in a module whose `confining` is an installation at each level."""
 
@@ -59,6 +59,7 @@ def plain_stack(**settings: str) -> Iterator[Stack]:
 @contextmanager
 def stack_at(level: str, **settings: str) -> Iterator[Stack]:
     """An installation that confines at this level and no other."""
+    settings = {"KERNELRING_CONFINEMENT": level} | settings
     with confined_stack(**settings) if level == "uids" else plain_stack(**settings) as stack:
         if (found := level_of(stack)) != level:
             pytest.skip(f"this machine confines at {found}: {stack.nursery()['missing']}")

@@ -18,7 +18,7 @@ from kernels import nursery_call
 from local.stack import Stack
 from local.student import Student
 from tests.cluster.confined import attempts, record, status, student, told
-from tests.cluster.lessons import LESSONS
+from tests.cluster.lessons import LESSONS, came_of, expected
 from tests.cluster.levels import LEVELS, WITH_UIDS, level_of, stack_at
 from tests.nursery_fixture import until
 from tests.redis_server import RedisServer
@@ -211,10 +211,8 @@ async def test_a_kernel_that_is_not_forked_is_confined_and_teaches_as_well(confi
     async with student(confining, "cold") as cold:
         assert record(confining, cold).warm is False
         assert status(record(confining, cold).pid)["Seccomp"] == "2"
-        outcomes = {name: await cold.run(LESSONS[name].code, 60) for name in COLD}
-        assert {name: each.text.strip() for name, each in outcomes.items()} == {
-            name: LESSONS[name].prints for name in COLD
-        }
+        found = {name: came_of(await cold.run(LESSONS[name].code, 60)) for name in COLD}
+        assert found == {name: expected(level_of(confining), name) for name in COLD}
 
 
 async def test_a_kernel_is_interrupted_restarted_and_ended(confining: Stack) -> None:

@@ -1,11 +1,10 @@
 """Ordinary lessons, as real cells, at each level of confinement that this machine offers: what is taught still works.
 
-What a level cannot give is in `DIFFERENCES`, with the reason; it must fail just so.
+What a level cannot give is in `lessons.DIFFERENCES`, with the reason; it must fail just so.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,16 +16,13 @@ import pytest_asyncio
 from local.stack import Stack
 from local.student import Student
 from tests.cluster.confined import student, told
-from tests.cluster.lessons import INSTALLED, LESSONS, PIP, PROGRAMS, WHEEL
+from tests.cluster.lessons import INSTALLED, LESSONS, PIP, PROGRAMS, WHEEL, came_of, expected
 from tests.cluster.levels import LEVELS, level_of, stack_at
 from tests.nursery_fixture import until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
 CELL_S: Final = 60.0
-
-DIFFERENCES: Final[dict[tuple[str, str], tuple[str, str]]] = {}
-"""(level, lesson): (what it ends with instead, why)."""
 
 
 @pytest.fixture(scope="module", params=LEVELS)
@@ -47,10 +43,7 @@ async def test_a_lesson_works(stack: Stack, ann: Student, name: str) -> None:
     if not shutil.which(PROGRAMS.get(name, "sh")):
         pytest.skip(f"this machine has no {PROGRAMS[name]}")
     outcome = await ann.run(LESSONS[name].code, CELL_S)
-    if different := DIFFERENCES.get((level_of(stack), name)):
-        assert re.match(different[0], f"{outcome.reply.get('ename')}: {outcome.reply.get('evalue')}"), outcome
-    else:
-        assert (outcome.reply["status"], outcome.text.strip()) == ("ok", LESSONS[name].prints), outcome
+    assert came_of(outcome) == expected(level_of(stack), name), outcome
 
 
 async def test_pip_installs_into_the_home(stack: Stack, ann: Student) -> None:
