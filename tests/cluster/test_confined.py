@@ -130,7 +130,8 @@ async def test_one_student_reaches_nothing_of_another(confining: Stack) -> None:
             "its pipe": f"connect('{k}/s/s-p')",
             **{f"environment of {name}": f"open('/proc/{pid}/environ').read()" for name, pid in pids.items()},
             **{f"memory of {name}": f"open('/proc/{pid}/mem', 'rb')" for name, pid in pids.items()},
-            **{f"files of {name}": f"os.listdir('/proc/{pid}/fd')" for name, pid in pids.items()},
+            **{f"files of {name}": f"[os.readlink(f'/proc/{pid}/fd/{{n}}') for n in os.listdir('/proc/{pid}/fd')]"
+               for name, pid in pids.items()},
             **{f"folder of {name}": f"os.listdir('/proc/{pid}/cwd')" for name, pid in pids.items()},
             **{f"signal {name}": f"os.kill({pid}, signal.SIGCONT)" for name, pid in pids.items()},
             **{f"trace {name}": f"libc('ptrace', 16, {pid}, None, None)" for name, pid in pids.items()},

@@ -260,6 +260,10 @@ async def test_files_of_a_directory_that_is_somebody_elses_are_refused(confining
     os.chown(home, 65534, 65534)
     async with Student(confining.url, confining.token("eve")) as eve:
         code, said, headers = await eve.call("GET", FILES)
-        assert (code, str(home) in str(said), "Retry-After" in headers) == (503, False, True)
+        # Without uids the server looks only whether it may enter.
+        with_uids = level_of(confining) == "uids"
+        refused = (503, True) if with_uids else (403, False)
+        assert (code, "Retry-After" in headers, str(home) in str(said)) == (*refused, False)
         assert list(home.iterdir()) == []
-    assert "65534" in confining.events("home_unavailable")[-1]["why"]
+    if with_uids:
+        assert "65534" in confining.events("home_unavailable")[-1]["why"]
