@@ -106,6 +106,10 @@ NEEDED: Final = {
     "a queue that stays without its process": "seccomp",
 }
 
+OF_ONE_UID: Final = {
+    "a hard link to the table of uids": "there are no uids, and no table of them",
+    "a fork bomb": "the system counts by uid, so that it is ended: test_a_kernel_of_too_many_processes_is_ended",
+}
 OTHERWISE: Final[dict[str, dict[str, str]]] = {
     "landlock": {
         "a watch on her folder": r"OSError: \[Errno 38\]",
@@ -116,10 +120,8 @@ OTHERWISE: Final[dict[str, dict[str, str]]] = {
 
 LEFT_OUT: Final[dict[str, dict[str, str]]] = {
     "uids": {},
-    "landlock": {
-        "a hard link to the table of uids": "there are no uids, and no table of them",
-        "a fork bomb": "the system counts by uid, so that it is ended: test_a_kernel_of_too_many_processes_is_ended",
-    },
+    "namespaces": OF_ONE_UID,
+    "landlock": OF_ONE_UID,
 }
 """What means nothing at a level, and why."""
 

@@ -22,9 +22,9 @@ from tests.cluster.confined import confined_stack
 from tests.cluster.conftest import running
 from tests.redis_server import RedisServer
 
-LEVELS: Final = ("uids", "landlock")
+LEVELS: Final = ("uids", "namespaces", "landlock")
 WITH_UIDS: Final = pytest.mark.parametrize("confining", ["uids"], indirect=True)
-"""For a test of what only uids can give, in a module whose `confining` is an installation at each level."""
+"""For a test of what only uids can give, or is the same at all, where `confining` is an installation at each level."""
 
 NEEDED: Final = "import gunicorn, ipykernel, kernels.inside, server, zmq"
 

@@ -1,7 +1,7 @@
 """What one student tries against another by requests, while the other's cell runs; it is whole in the end.
 
 Each request is sent as bytes, so that no client tidies it up, and several times, so that it comes to the owner and
-through another worker.
+through another worker. Where kernels share a uid what is tried is what touches files and kernels: the rest is the same.
 
 Attacks by requests that are elsewhere, and not here again: `test_bad_requests` (bad tokens, forged identities with the
 host's own secret, smuggling by lengths and chunks, forged log lines, secrets in the log), `test_bad_input` (others'
@@ -27,7 +27,8 @@ import pytest_asyncio
 from local.stack import Stack
 from tests.cluster.attack_ground import DIARY, LIVES_S, attacked
 from tests.cluster.attack_requests import COOKIE, Known, Try, head, heard, logged_in
-from tests.cluster.confined import confined_stack, told
+from tests.cluster.confined import told
+from tests.cluster.levels import WITH_UIDS, stack_at
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
@@ -56,7 +57,7 @@ class Poison:
 
 PICKLE: Final = base64.b64encode(pickle.dumps(Poison())).decode()
 UNSIGNED: Final = base64.urlsafe_b64encode(b'{"alg":"none"}').decode().rstrip("=") + ".eyJzdWIiOiJhZGEifQ."
-ATTACKS: Final = {
+OF_HER: Final = {
     # what her kernel says, by every transport
     "her channels": Try("GET", CHANNELS, 404, UPGRADE),
     "her channels by her session": Try("GET", CHANNELS + "?session_id={session}", 404, UPGRADE),
@@ -99,6 +100,10 @@ ATTACKS: Final = {
     "to remove a file of hers": Try("DELETE", "/api/contents/..%2fada%2fdiary.txt", 404),
     "checkpoints of a file of hers": Try("GET", "/api/contents/..%2fada%2fdiary.txt/checkpoints", 404),
     "a checkpoint in her folder": Try("POST", "/api/contents/..%2fada%2fdiary.txt/checkpoints", 404),
+}  # fmt: skip
+"""Tried where kernels share a uid, too: who answers has the rights of all of them."""
+
+OF_THE_WEB: Final = {
     # her browser, made to ask by another site's page
     "a cross-site WebSocket": Try("GET", CHANNELS, 403, UPGRADE + EVIL, who="browser"),
     "a WebSocket from a page of nowhere": Try("GET", CHANNELS, 403, f"{UPGRADE}Origin: null\r\n", who="browser"),
@@ -116,9 +121,9 @@ ATTACKS: Final = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def confining() -> Iterator[Stack]:
-    with confined_stack() as stack:
+@pytest.fixture(scope="module", params=["uids", "landlock"])
+def confining(request: pytest.FixtureRequest) -> Iterator[Stack]:
+    with stack_at(request.param) as stack:
         yield stack
 
 
@@ -145,9 +150,19 @@ async def known(confining: Stack) -> AsyncIterator[Known]:
         assert result["outputs"][0]["data"]["text/plain"] == "2"
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-async def test_an_attack_by_a_request_is_refused(known: Known, name: str) -> None:
-    attack = ATTACKS[name]
+@pytest.mark.parametrize("name", OF_HER)
+async def test_what_is_hers_is_refused(known: Known, name: str) -> None:
+    await refused(known, OF_HER[name])
+
+
+@WITH_UIDS
+@pytest.mark.parametrize("name", OF_THE_WEB)
+async def test_what_another_site_or_a_forged_cookie_asks_is_refused(known: Known, name: str) -> None:
+    await refused(known, OF_THE_WEB[name])
+
+
+async def refused(known: Known, attack: Try) -> None:
+    """Again and again."""
     async with known.ground.unharmed():
         for _ in range(AGAIN):
             said = await heard(known.ground.stack, head(known, attack))
@@ -264,6 +279,7 @@ async def test_what_a_cell_shows_is_written_into_no_notebook_of_another(known: K
         await ground.mallory.open()
 
 
+@WITH_UIDS
 async def test_a_session_that_was_planted_is_not_the_one_that_a_login_makes(known: Known) -> None:
     stack = known.ground.stack
     planted = await logged_in(stack, "mallory")
@@ -297,6 +313,7 @@ SMUGGLING: Final = {
 }
 
 
+@WITH_UIDS
 @pytest.mark.parametrize("name", SMUGGLING)
 async def test_a_request_in_a_request_is_refused_with_it(known: Known, name: str) -> None:
     text = f"POST /api/sessions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {{token}}\r\n{SMUGGLING[name]}{SMUGGLED}"
@@ -305,6 +322,7 @@ async def test_a_request_in_a_request_is_refused_with_it(known: Known, name: str
         assert (int(said.split()[1]), said.count(b"HTTP/1.")) == (400, 1), said
 
 
+@WITH_UIDS
 @pytest.mark.parametrize("name", ["a body that is a request", "a body where none is wanted", "a trailer"])
 async def test_the_connections_between_workers_carry_nobody_elses_request(known: Known, name: str) -> None:
     """Whole and well-formed, so it is answered; what looks like a request in it comes to nobody."""
@@ -327,6 +345,7 @@ async def test_the_connections_between_workers_carry_nobody_elses_request(known:
             assert [kernel["id"] for kernel in kernels] == [ground.ada.kernel_id]
 
 
+@WITH_UIDS
 async def test_no_token_cookie_or_key_is_in_a_log(known: Known) -> None:
     ground, stack = known.ground, known.ground.stack
     token, cookie = stack.token("logged"), known.cookie
