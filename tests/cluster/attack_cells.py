@@ -106,11 +106,25 @@ NEEDED: Final = {
     "a queue that stays without its process": "seccomp",
 }
 
-OF_ONE_UID: Final = {
-    "a hard link to the table of uids": "there are no uids, and no table of them",
-    "a fork bomb": "the system counts by uid, so that it is ended: test_a_kernel_of_too_many_processes_is_ended",
-}
+NO_TABLE: Final = {"a hard link to the table of uids": "there are no uids, and no table of them"}
+NOT_SEEN: Final = "ProcessLookupError|FileNotFoundError"
+UNSEEN: Final = (
+    "a copy of her descriptor", "a map of her memory", "a signal by a descriptor", "a signal by a pipe",
+    "a signal to a thread", "a signal with a value", "a watch on her folder", "her descriptors",
+    "her memory through a thread", "her namespaces", "her program", "her socket by a pair of datagrams",
+    "her socket by a pair of streams", "her socket through her process' root", "the environment of Redis",
+    "the memory of Redis", "to bind her to a processor", "to close her folder", "to end Redis", "to end her group",
+    "to end her kernel", "to have her ended first", "to move her memory elsewhere", "to open her folder to all",
+    "to put her last at the disk", "to slow her down", "to take her memory away", "what she reads and writes",
+    "when her clocks wake her", "where her locks lie", "where her memory lies", "what who runs the server has",
+    "to take her file", "to put a file in the place of hers", "to give her file away", "to empty her file",
+    "the times of her file", "a mark on her file", "a link among the sockets",
+)  # fmt: skip
+"""What in namespaces is not refused but not there: others' processes and folders."""
+
 OTHERWISE: Final[dict[str, dict[str, str]]] = {
+    "namespaces": dict.fromkeys(UNSEEN, NOT_SEEN)
+    | {"to slow her and all of hers down": "GOT None"},  # who they see of that uid, which is themselves
     "landlock": {
         "a watch on her folder": r"OSError: \[Errno 38\]",
         "to fill what is shared": DENIED,  # it is not
@@ -120,8 +134,13 @@ OTHERWISE: Final[dict[str, dict[str, str]]] = {
 
 LEFT_OUT: Final[dict[str, dict[str, str]]] = {
     "uids": {},
-    "namespaces": OF_ONE_UID,
-    "landlock": OF_ONE_UID,
+    "namespaces": NO_TABLE
+    | {
+        "a fork bomb": "what it orphans its kernel keeps: test_a_fork_bomb_is_refused_in_a_kernel_of_its_own",
+        "to close the server's folder": "what a kernel sees there is an empty one of its own, closed to nobody else",
+    },
+    "landlock": NO_TABLE
+    | {"a fork bomb": "the system counts by uid, so that it is ended: test_a_kernel_of_too_many_processes_is_ended"},
 }
 """What means nothing at a level, and why."""
 

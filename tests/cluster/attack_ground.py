@@ -7,6 +7,7 @@ that is aimed at is told by the installation: its processes, directories, socket
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -66,11 +67,12 @@ class Ground:
         return f"kr-{self.ada.kernel_id}"
 
     def pids(self) -> dict[str, Any]:
-        """Of all that mallory must not end."""
+        """Of all that mallory must not end, or slow down."""
         nursery = self.stack.nursery()
         assert self.stack.gunicorn
         alive = {"arbiter": self.stack.gunicorn.pid, "workers": self.stack.worker_pids(), "nursery": nursery["pid"]}
-        return alive | {"kernel": record(self.stack, self.ada).pid}
+        kernel = record(self.stack, self.ada).pid
+        return alive | {"kernel": kernel, "priority": os.getpriority(os.PRIO_PROCESS, kernel)}
 
     async def follow(self) -> str:
         """Ada's client. Returns how her cell has ended."""
