@@ -48,9 +48,15 @@ def status(runtime: Path) -> int:
 
 def stop(runtime: Path) -> int:
     """Ends everything and waits until it is gone. Nothing to end is fine."""
+    ended = end_all(runtime)
+    print("the nursery and its kernels have ended" if ended else f"no nursery runs in {runtime}")
+    return 0
+
+
+def end_all(runtime: Path) -> bool:
+    """`stop` without its words; False if there was nothing to end. Raises KernelsError."""
     if not _something_runs(runtime):
-        print(f"no nursery runs in {runtime}")
-        return 0
+        return False
     if not nursery_call.answers(runtime):
         # Killed, or between two lives: one is needed to end the kernels.
         ensure_nursery(runtime, grace_s=STOP_S, timeout_s=STOP_S)
@@ -60,8 +66,7 @@ def stop(runtime: Path) -> int:
         if time.monotonic() > end:
             raise NurseryUnavailable(f"the supervisor in {runtime} has not ended within {STOP_S:g} s")
         time.sleep(0.02)
-    print("the nursery and its kernels have ended")
-    return 0
+    return True
 
 
 def rewarm(runtime: Path) -> int:

@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kernels import nursery_call
+from kernels.__main__ import end_all
 from local import own_uids, tied
 from local.launch import web_command
 from local.paths import ROOT, with_venv_on_path
@@ -165,13 +165,14 @@ class Stack:
         try:
             self.stop_gunicorn()
         finally:
-            self.stop_kernels()
-            shutil.rmtree(self.directory, ignore_errors=True)
+            try:
+                self.stop_kernels()
+            finally:
+                shutil.rmtree(self.directory, ignore_errors=True)
 
     def stop_kernels(self) -> None:
-        """End the nursery and all kernels."""
-        command = [sys.executable, "-m", "kernels", "stop", "--runtime", str(self.runtime)]
-        subprocess.run(command, cwd=ROOT, timeout=STOP_S, capture_output=True, **as_uid(self.uid))
+        """End the nursery and all kernels, as `python -m kernels stop` does. Raises KernelsError if they do not end."""
+        end_all(self.runtime)
 
     # -- looking --------------------------------------------------------------------------------------------------
 
