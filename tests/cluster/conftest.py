@@ -1,8 +1,8 @@
 """Whole installations for tests: gunicorn with four workers, nursery, Redis; afterwards the proof that nothing is left.
 
-`stack` is for tests that only use it: all of them share one. A test that breaks things takes `new_stack` (and `redis`,
-which that one talks to). Both are looked over at the end: no process, no file in the runtime directory, no Redis key
-that has no business there.
+`stack` is for tests that only use it: all of them share one. Those that kill workers share `rough_stack`, and those
+that want other settings, or break more than workers, take `new_stack` (and `redis`, which that one talks to). All are
+looked over at the end: no process, no file in the runtime directory, no Redis key that has no business there.
 """
 
 from __future__ import annotations
@@ -35,12 +35,37 @@ def redis() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
     """Four workers that many tests use and none breaks."""
     with RedisServer() as server, running(server) as shared:
         yield shared
         assert complaints(shared) == []
+
+
+@pytest.fixture(scope="package")
+def _rough_stack() -> Iterator[Stack]:
+    with RedisServer() as server, running(server) as shared:
+        yield shared
+
+
+@pytest.fixture
+def rough_stack(_rough_stack: Stack) -> Iterator[Stack]:
+    """Four workers that a test may kill; afterwards there are four again, and no kernel is left for the next test."""
+    yield _rough_stack
+    all_again(_rough_stack)
+    assert _rough_stack.nursery()["kernels"] == 0
+
+
+def all_again(stack: Stack) -> None:
+    """Wait until each place of a worker is taken by one that lives, and is in the ring."""
+
+    def registered() -> bool:
+        running = set(stack.worker_pids())
+        return len(running) == stack.workers and running <= {one["pid"] for one in stack.events("worker_registered")}
+
+    stack.wait(registered, f"{stack.workers} workers in the ring")
+    stack.wait_ready()
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from local.student import Student
 from server import workdir
 from server.owned import OWNER_HEADER
 from tests.cluster.clients import one_at_each_worker
-from tests.cluster.conftest import NewStack
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -82,16 +81,15 @@ async def save(student: Student, path: str, body: Any) -> int | None:
     return None
 
 
-async def test_an_owner_killed_in_mid_save_leaves_the_old_file_or_the_new(new_stack: NewStack) -> None:
-    stack = new_stack(workers=4)
-    home = workdir.user_directory(stack.directory / "notebooks", "ada")
+async def test_an_owner_killed_in_mid_save_leaves_the_old_file_or_the_new(rough_stack: Stack) -> None:
+    home = workdir.user_directory(rough_stack.directory / "notebooks", "amy")
     async with AsyncExitStack() as room:
-        student = await room.enter_async_context(Student(stack.url, stack.token("ada")))
+        student = await room.enter_async_context(Student(rough_stack.url, rough_stack.token("amy")))
         status, _, headers = await student.call("PUT", "/api/contents/a.txt", text("0" * SIZE))
         assert status == 201
         for n in range(1, ROUNDS + 1):
-            owner = stack.worker_of(headers[OWNER_HEADER])
-            mark = stack.mark()
+            owner = rough_stack.worker_of(headers[OWNER_HEADER])
+            mark = rough_stack.mark()
             saving = asyncio.create_task(save(student, "/api/contents/a.txt", text(str(n) * SIZE)))
             await asyncio.sleep(0.004 * n)  # somewhere in it: the moment is what varies
             os.kill(owner, signal.SIGKILL)
@@ -100,8 +98,8 @@ async def test_an_owner_killed_in_mid_save_leaves_the_old_file_or_the_new(new_st
             assert content in {str(n - 1) * SIZE, str(n) * SIZE}, n
             if status_or_none == 200:
                 assert content == str(n) * SIZE
-            await asyncio.to_thread(stack.wait_event, "worker_registered", mark)
-            await asyncio.to_thread(stack.wait_ready)
+            await asyncio.to_thread(rough_stack.wait_event, "worker_registered", mark)
+            await asyncio.to_thread(rough_stack.wait_ready)
             status, _, headers = await student.call("PUT", "/api/contents/a.txt", text(str(n) * SIZE), within_s=30)
             assert status == 200
             listed = (await student.call("GET", "/api/contents"))[1]["content"]
@@ -109,10 +107,9 @@ async def test_an_owner_killed_in_mid_save_leaves_the_old_file_or_the_new(new_st
     assert sorted(each.name for each in home.iterdir() if not each.name.endswith(".ipynb")) == ["a.txt"]
 
 
-async def test_what_was_in_flight_when_its_owner_died_is_made_once(new_stack: NewStack) -> None:
-    stack = new_stack(workers=4)
+async def test_what_was_in_flight_when_its_owner_died_is_made_once(rough_stack: Stack) -> None:
     async with AsyncExitStack() as room:
-        seated = await one_at_each_worker(stack, "bea", room)
+        seated = await one_at_each_worker(rough_stack, "bea", room)
         _, _, headers = await seated[0].call("GET", "/api/contents")
         apart = [student for student in seated if student.entry != headers[OWNER_HEADER]]
         asked = [
@@ -120,10 +117,10 @@ async def test_what_was_in_flight_when_its_owner_died_is_made_once(new_stack: Ne
             for student in apart
         ]
         await asyncio.sleep(0.01)
-        mark = stack.mark()
-        os.kill(stack.worker_of(headers[OWNER_HEADER]), signal.SIGKILL)
+        mark = rough_stack.mark()
+        os.kill(rough_stack.worker_of(headers[OWNER_HEADER]), signal.SIGKILL)
         answers = await asyncio.gather(*asked)
-        await asyncio.to_thread(stack.wait_event, "worker_registered", mark)
+        await asyncio.to_thread(rough_stack.wait_event, "worker_registered", mark)
         assert [status for status, _, _ in answers] == [201] * len(apart)
         made = sorted(model["path"] for _, model, _ in answers)
         listed = (await apart[0].call("GET", "/api/contents"))[1]["content"]

@@ -10,9 +10,11 @@ import uuid
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
+
+from local.stack import Stack
 from server.owned import OWNER_HEADER
 from tests.cluster.clients import SeatedStudent, one_at_each_worker
-from tests.cluster.conftest import NewStack
 from tests.cluster.durable_kit import (
     ALL,
     HALF,
@@ -20,7 +22,6 @@ from tests.cluster.durable_kit import (
     Follower,
     answer,
     ended,
-    full,
     gated,
     kill_owner,
     post,
@@ -32,11 +33,15 @@ from tests.cluster.durable_kit import (
 )
 
 
+@pytest.fixture
+def stack(rough_stack: Stack) -> Stack:
+    return rough_stack
+
+
 async def test_a_cell_whose_owner_is_killed_in_its_midst_ends_with_every_line_once(
-    new_stack: NewStack, tmp_path: Path
+    stack: Stack, tmp_path: Path
 ) -> None:
-    stack = new_stack()
-    async with full(stack), student_of(stack, "ada") as student:
+    async with student_of(stack, "ada") as student:
         gate, runs = tmp_path / "gate", tmp_path / "runs"
         cell = {"cell_id": "c-1", "document_path": "lesson.ipynb"}
         _, _, first = await post(student, gated(gate, runs), metadata=cell)
@@ -54,9 +59,8 @@ async def test_a_cell_whose_owner_is_killed_in_its_midst_ends_with_every_line_on
         assert runs.read_text() == "x"
 
 
-async def test_a_request_on_its_way_to_an_owner_that_is_killed_runs_once(new_stack: NewStack, tmp_path: Path) -> None:
-    stack = new_stack()
-    async with full(stack), student_of(stack, "ada") as student, AsyncExitStack() as room:
+async def test_a_request_on_its_way_to_an_owner_that_is_killed_runs_once(stack: Stack, tmp_path: Path) -> None:
+    async with student_of(stack, "ada") as student, AsyncExitStack() as room:
         gate, runs = tmp_path / "gate", tmp_path / "runs"
         gate.touch()
         _, _, headers = await student.call("GET", f"/api/kernels/{student.kernel_id}")
@@ -79,9 +83,8 @@ async def test_a_request_on_its_way_to_an_owner_that_is_killed_runs_once(new_sta
         assert runs.read_text() == "x"
 
 
-async def test_a_question_can_be_answered_after_its_owner_was_killed(new_stack: NewStack) -> None:
-    stack = new_stack()
-    async with full(stack), student_of(stack, "ada") as student:
+async def test_a_question_can_be_answered_after_its_owner_was_killed(stack: Stack) -> None:
+    async with student_of(stack, "ada") as student:
         _, _, headers = await post(student, "print('so far')\nprint('hello', input('Who?'))")
         await until(student, headers["Location"], lambda status, _: status == 300)
         await kill_owner(stack, student)
@@ -91,11 +94,8 @@ async def test_a_question_can_be_answered_after_its_owner_was_killed(new_stack: 
         assert text_of(result["outputs"]) == "so far\nWho? Ada\nhello Ada\n"
 
 
-async def test_events_go_on_at_the_next_owner_and_for_a_client_that_comes_back(
-    new_stack: NewStack, tmp_path: Path
-) -> None:
-    stack = new_stack()
-    async with full(stack), student_of(stack, "ada") as student, AsyncExitStack() as room:
+async def test_events_go_on_at_the_next_owner_and_for_a_client_that_comes_back(stack: Stack, tmp_path: Path) -> None:
+    async with student_of(stack, "ada") as student, AsyncExitStack() as room:
         gate, runs = tmp_path / "gate", tmp_path / "runs"
         _, _, headers = await student.call("GET", f"/api/kernels/{student.kernel_id}")
         entries = await one_at_each_worker(stack, "ada", room)

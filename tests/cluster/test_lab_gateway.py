@@ -16,7 +16,6 @@ from local.stack import Stack
 from local.student import Student
 from server.owned import OWNER_HEADER
 from tests.cluster.clients import LegacyStudent
-from tests.cluster.conftest import NewStack
 from tests.cluster.jupyter_process import JupyterProcess
 
 USER = "gateway-user"
@@ -119,20 +118,17 @@ async def test_lab_deletes_the_kernel(browser: LegacyStudent, stack: Stack) -> N
         assert (await direct.call("GET", path))[0] == 404
 
 
-async def test_variables_outlive_a_killed_owner_and_a_killed_entry_worker(
-    new_stack: NewStack,
-) -> None:
-    stack = new_stack()
-    with lab_before(stack) as lab:
+async def test_variables_outlive_a_killed_owner_and_a_killed_entry_worker(rough_stack: Stack) -> None:
+    with lab_before(rough_stack) as lab:
         async with LegacyStudent(lab.url, lab.token) as browser:
             browser.kernel_id = (await browser.call("POST", "/api/kernels", {"name": "python3"}))[1]["id"]
             await browser.open()
             await browser.run("x = 41")
-            owner, entry = await owner_of(stack), entry_of(stack, lab)
-            took_s = await recovery_s(browser, stack, owner)
+            owner, entry = await owner_of(rough_stack), entry_of(rough_stack, lab)
+            took_s = await recovery_s(browser, rough_stack, owner)
             print(f"owner killed ({'also' if owner == entry else 'not'} the entry worker): {took_s:.2f} s")
             assert (await browser.run("x += 1; print(x)")).text == "42\n"
-            print(f"entry worker killed: {await recovery_s(browser, stack, entry_of(stack, lab)):.2f} s")
+            print(f"entry worker killed: {await recovery_s(browser, rough_stack, entry_of(rough_stack, lab)):.2f} s")
             assert (await browser.run("x += 1; print(x)")).text == "43\n"
             assert await browser.delete() == 204
 

@@ -10,7 +10,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from itertools import pairwise
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 
 from local.stack import Stack
 from local.student import Said, SocketClosed, Student
-from tests.cluster.conftest import NewStack
+from tests.cluster.conftest import all_again
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -34,11 +35,6 @@ for line in range({lines}):
 ran
 """
 PAUSE_S = 1.0
-
-
-@pytest.fixture
-def stack(new_stack: NewStack) -> Stack:
-    return new_stack(workers=4)
 
 
 class Notebook:
@@ -58,9 +54,19 @@ class Notebook:
                 break
         await self.student.run("1", 60)
 
+    async def end_kernel(self) -> None:
+        """Once all workers are there again."""
+        await asyncio.to_thread(all_again, self.stack)
+        assert await self.student.delete() == 204
+
     def pid(self, slot: str) -> int:
         """The worker in a slot."""
         return self.stack.worker_of(slot)
+
+    def holder(self) -> int:
+        """The worker that has attached the kernel last."""
+        attached = self.stack.events("kernel_attached")
+        return int([event["pid"] for event in attached if event["kernel"] == self.student.kernel_id][-1])
 
     async def until(self, wanted: Any, within_s: float = 30.0) -> Said:
         """Receive until a message is wanted; reconnect as often as needed."""
@@ -143,6 +149,9 @@ class Notebook:
         assert self.text(cell) == "1\n"
 
 
+NewNotebook = Callable[..., Awaitable[Notebook]]
+
+
 def is_stream(one: Said, cell: str) -> bool:
     """Output of a cell on stdout."""
     return one.kind == "stream" and one.parent.get("msg_id") == cell and one.content["name"] == "stdout"
@@ -154,13 +163,23 @@ def lines(count: int) -> str:
 
 
 @pytest.fixture
-async def notebook(stack: Stack) -> AsyncIterator[Notebook]:
+async def new_notebook(rough_stack: Stack) -> AsyncIterator[NewNotebook]:
+    """Notebooks of students who have never been here, whose kernels are taken away again."""
     async with AsyncExitStack() as room:
-        student = await room.enter_async_context(Student(stack.url, stack.token("ann")))
-        found = Notebook(stack, student)
-        await found.begin()
-        yield found
-        stack.wait_ready(members=4)  # whoever replaces a killed worker removes its socket
+
+        async def new(**options: bool) -> Notebook:
+            student = Student(rough_stack.url, rough_stack.token(f"ann-{uuid.uuid4().hex}"), **options)
+            found = Notebook(rough_stack, await room.enter_async_context(student))
+            await found.begin()
+            room.push_async_callback(found.end_kernel)
+            return found
+
+        yield new
+
+
+@pytest.fixture
+async def notebook(new_notebook: NewNotebook) -> Notebook:
+    return await new_notebook()
 
 
 async def test_owner_killed_in_mid_cell(notebook: Notebook) -> None:
@@ -210,17 +229,15 @@ async def test_entry_and_owner_killed_at_once_in_mid_cell(notebook: Notebook) ->
     await notebook.ran_once()
 
 
-async def test_a_client_that_says_its_last_number_gets_nothing_twice(stack: Stack) -> None:
-    async with Student(stack.url, stack.token("bob"), numbered=True) as student:
-        notebook = Notebook(stack, student)
-        await notebook.begin()
-        cell = await student.ask(CELL.format(lines=LINES, pause=0.02))
-        await notebook.line(cell, 30)
-        for slot in {student.entry, student.owner}:
-            os.kill(notebook.pid(slot), signal.SIGKILL)
-        await notebook.end(cell)
-        assert notebook.text(cell) == lines(LINES)
-        assert [one.kind for one in notebook.of(cell) if one.header["msg_id"] in notebook.repeated()] == []
+async def test_a_client_that_says_its_last_number_gets_nothing_twice(new_notebook: NewNotebook) -> None:
+    notebook = await new_notebook(numbered=True)
+    cell = await notebook.student.ask(CELL.format(lines=LINES, pause=0.02))
+    await notebook.line(cell, 30)
+    for slot in {notebook.student.entry, notebook.student.owner}:
+        os.kill(notebook.pid(slot), signal.SIGKILL)
+    await notebook.end(cell)
+    assert notebook.text(cell) == lines(LINES)
+    assert [one.kind for one in notebook.of(cell) if one.header["msg_id"] in notebook.repeated()] == []
 
 
 async def test_owner_that_hangs_and_wakes(notebook: Notebook) -> None:
@@ -274,7 +291,7 @@ async def test_fifty_kills_in_a_row_lose_nothing(notebook: Notebook) -> None:
         await notebook.answers()
         cell = await student.ask(CELL.format(lines=40, pause=0.01))
         await notebook.line(cell, kill % 30)
-        owner = notebook.stack.events("kernel_attached")[-1]["pid"]
+        owner = notebook.holder()
         victim = owner if kill % 2 else notebook.pid(student.entry)
         os.kill(victim, signal.SIGKILL)
         await notebook.end(cell)

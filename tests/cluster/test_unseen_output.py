@@ -17,13 +17,11 @@ from local.student import Student
 from server import workdir
 from server.execution.executions import COMING_S
 from server.execution.saving import ON_ITS_WAY_S
-from tests.cluster.conftest import NewStack
 from tests.cluster.durable_kit import (
     ALL,
     HALF,
     TURN_S,
     ended,
-    full,
     gated,
     kill_owner,
     post,
@@ -118,15 +116,14 @@ async def test_while_a_page_is_there_it_saves_by_itself(stack: Stack, tmp_path: 
 
 
 @pytest.mark.timeout(240)
-async def test_the_next_owner_writes_what_came_at_the_last_one(new_stack: NewStack, tmp_path: Path) -> None:
-    stack = new_stack()
-    async with full(stack), student_of(stack, "ada") as student:
-        file = file_of(stack, "ada")
+async def test_the_next_owner_writes_what_came_at_the_last_one(rough_stack: Stack, tmp_path: Path) -> None:
+    async with student_of(rough_stack, "ada") as student:
+        file = file_of(rough_stack, "ada")
         await write_notebook(student)
         gate, runs = tmp_path / "gate", tmp_path / "runs"
         await post(student, gated(gate, runs), metadata=IN_CELL)
         await written(file, HALF)
-        await kill_owner(stack, student)
+        await kill_owner(rough_stack, student)
         gate.touch()
         notebook = await written(file, ALL)
         assert notebook.cells[1].execution_count == 1
