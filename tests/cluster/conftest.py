@@ -91,6 +91,11 @@ def running(redis: RedisServer, **options: Any) -> Iterator[Stack]:
     assert keys_in(redis) == []
 
 
+def warmed(stack: Stack) -> None:
+    """Wait until kernels start in a moment: for those whose time counts from its beginning."""
+    stack.wait(lambda: stack.nursery()["zygote"]["ready"], "the zygote")
+
+
 def complaints(stack: Stack) -> list[dict[str, Any]]:
     """What the log calls an error."""
     return [event for event in stack.events() if event.get("level") in ("error", "critical")]

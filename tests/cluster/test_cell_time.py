@@ -6,9 +6,14 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Iterator
 
+import pytest
+
+from local.stack import Stack
 from local.student import Student
-from tests.cluster.conftest import NewStack
+from tests.cluster.conftest import all_again, running
+from tests.redis_server import RedisServer
 
 LIMIT_S = 6.0
 SENTENCE = "[kernelring] This cell has run for 0.1 minutes, the limit, and is stopped.\n"
@@ -23,8 +28,14 @@ while True:
 """
 
 
-async def test_a_cell_that_runs_too_long_is_stopped_also_by_the_next_owner(new_stack: NewStack) -> None:
-    stack = new_stack(workers=2, settings={"KERNELRING_CELL_MINUTES": str(LIMIT_S / 60)})
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    settings = {"KERNELRING_CELL_MINUTES": str(LIMIT_S / 60)}
+    with RedisServer() as server, running(server, workers=2, settings=settings) as shared:
+        yield shared
+
+
+async def test_a_cell_that_runs_too_long_is_stopped_also_by_the_next_owner(stack: Stack) -> None:
     async with Student(stack.url, stack.token("ann")) as ann:
         await ann.start()
         await ann.open()
@@ -39,14 +50,13 @@ async def test_a_cell_that_runs_too_long_is_stopped_also_by_the_next_owner(new_s
         os.kill(stack.worker_of(ann.owner), signal.SIGKILL)
         outcome = await ann.outcome(asked)
         assert LIMIT_S - 0.5 < time.monotonic() - began < LIMIT_S + 2.5, "it was not counted from the cell's start"
-        stack.wait(lambda: len((stack.readyz() or {"members": []})["members"]) == 2, "the ring of two again")
+        all_again(stack)
         assert outcome.notices == [SENTENCE]
         assert outcome.reply["ename"] == "KeyboardInterrupt"
         assert (await ann.run("print(kept)")).text == "1\n"
 
 
-async def test_waiting_for_input_counts_and_a_stubborn_cell_ends_its_kernel(new_stack: NewStack) -> None:
-    stack = new_stack(workers=2, settings={"KERNELRING_CELL_MINUTES": str(LIMIT_S / 60)})
+async def test_waiting_for_input_counts_and_a_stubborn_cell_ends_its_kernel(stack: Stack) -> None:
     async with Student(stack.url, stack.token("bob")) as bob, Student(stack.url, stack.token("eva")) as eva:
         for student in (bob, eva):
             await student.start()

@@ -13,19 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from kernels.house_rules import LOST
 from local.stack import Event, Stack
 from local.student import Said, SocketClosed, Student
-from tests.cluster.conftest import NewStack, running
+from tests.cluster.conftest import all_again, running, warmed
+from tests.cluster.side_by_side import SideBySide, Told
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.timeout(240)
 
 IDLE_S = 3.0
+PATIENT_S = 12.0
+LIFE_S = 20
 SENTENCE = "Your kernel was idle for 3 seconds and was ended to make room."
-QUICK = {"KERNELRING_IDLE_MINUTES": str(IDLE_S / 60)}
+LEAN = {"KERNELRING_PRELOAD": "none"}
+QUICK = LEAN | {"KERNELRING_IDLE_MINUTES": str(IDLE_S / 60)}
 NEVER, SOON = "never-idle", "soon-idle"
+
+beside = SideBySide()
 
 
 def with_kernelspecs(folder: Path) -> dict[str, str]:
@@ -44,7 +51,33 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Three workers that end a kernel after three seconds."""
     settings = with_kernelspecs(tmp_path_factory.mktemp("jupyter"))
     with RedisServer() as server, running(server, workers=3, settings=settings) as stack:
+        warmed(stack)
         yield stack
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[Stack]:
+    """Two workers, to be killed, that end a kernel after so long that there is time to."""
+    settings = LEAN | {"KERNELRING_IDLE_MINUTES": str(PATIENT_S / 60)}
+    with RedisServer() as server, running(server, workers=2, settings=settings) as stack:
+        warmed(stack)
+        yield stack
+        all_again(stack)
+
+
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[Stack]:
+    """A worker whose kernels do not get old."""
+    settings = LEAN | {"KERNELRING_LIFE_HOURS": str(LIFE_S / 3600)}
+    with RedisServer() as server, running(server, workers=1, settings=settings) as stack:
+        warmed(stack)
+        yield stack
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def told(request: pytest.FixtureRequest) -> Told:
+    """Each waits for the end of a kernel that nobody uses; and all at once."""
+    return await beside.tell(request)
 
 
 def student(stack: Stack) -> Student:
@@ -54,11 +87,12 @@ def student(stack: Stack) -> Student:
 async def culled(stack: Stack, kernel_id: str) -> Event:
     """The log's line about this kernel, once it is there."""
 
-    def found() -> list[Event]:
-        return [event for event in stack.events("kernel_culled") if event["kernel"] == kernel_id]
-
-    (event,) = await asyncio.to_thread(stack.wait, found, "the end of a kernel", 30.0)
-    return dict(event)
+    async with asyncio.timeout(30):
+        while True:  # in no thread: there are few, and many that wait
+            if found := [event for event in stack.events("kernel_culled") if event["kernel"] == kernel_id]:
+                (event,) = found
+                return event
+            await asyncio.sleep(0.05)
 
 
 async def gone(one: Student) -> Any:
@@ -77,6 +111,7 @@ async def until_closed(one: Student) -> tuple[list[Said], SocketClosed]:
             return said, closed
 
 
+@beside
 async def test_an_idle_kernel_is_ended_under_an_open_page_which_is_told_first(quick: Stack) -> None:
     async with student(quick) as ada:
         await ada.start()
@@ -96,6 +131,7 @@ async def test_an_idle_kernel_is_ended_under_an_open_page_which_is_told_first(qu
         assert (await ada.call("GET", "/api/kernels"))[1] == []
 
 
+@beside
 async def test_what_an_open_page_says_by_itself_does_not_keep_it(quick: Stack) -> None:
     async with student(quick) as ada:
         await ada.start()
@@ -116,6 +152,7 @@ async def test_what_an_open_page_says_by_itself_does_not_keep_it(quick: Stack) -
         assert closed.reason == SENTENCE
 
 
+@beside
 async def test_what_its_user_does_keeps_it(quick: Stack) -> None:
     async with student(quick) as ada:
         await ada.start()
@@ -128,6 +165,7 @@ async def test_what_its_user_does_keeps_it(quick: Stack) -> None:
         await culled(quick, ada.kernel_id)
 
 
+@beside
 async def test_a_cell_that_runs_keeps_it_with_nobody_there_and_its_idle_time_begins_after_it(quick: Stack) -> None:
     async with student(quick) as ada:
         await ada.start()
@@ -139,6 +177,7 @@ async def test_a_cell_that_runs_keeps_it_with_nobody_there_and_its_idle_time_beg
         assert (datetime.now(UTC) - began).total_seconds() > 3 * IDLE_S
 
 
+@beside
 async def test_a_cell_that_waits_for_input_keeps_it(quick: Stack) -> None:
     async with student(quick) as ada:
         await ada.start()
@@ -152,6 +191,7 @@ async def test_a_cell_that_waits_for_input_keeps_it(quick: Stack) -> None:
         await culled(quick, ada.kernel_id)
 
 
+@beside
 async def test_cells_on_the_servers_account_keep_it_also_those_that_wait(quick: Stack) -> None:
     async with student(quick) as ada:
         await ada.start()
@@ -163,6 +203,7 @@ async def test_cells_on_the_servers_account_keep_it_also_those_that_wait(quick: 
         await culled(quick, ada.kernel_id)
 
 
+@beside
 async def test_what_no_page_has_seen_is_in_the_notebook_when_its_kernel_is_ended(quick: Stack) -> None:
     async with student(quick) as ada:
         await ada.start()
@@ -206,6 +247,7 @@ async def race(stack: Stack, after_s: float) -> tuple[bool, bool]:
         return answered, (await one.call("GET", "/api/contents/it-ran?content=0"))[0] == 200
 
 
+@beside
 async def test_a_kernelspec_says_how_long_its_kernels_may_be_idle(quick: Stack) -> None:
     async with student(quick) as ada, student(quick) as ben:
         await ada.start(NEVER)
@@ -217,44 +259,42 @@ async def test_a_kernelspec_says_how_long_its_kernels_may_be_idle(quick: Stack) 
         assert await ada.delete() == 204
 
 
-async def test_a_takeover_neither_ends_it_at_once_nor_begins_the_time_anew(new_stack: NewStack) -> None:
-    idle_s = 12.0
-    stack = new_stack(workers=2, settings={"KERNELRING_IDLE_MINUTES": str(idle_s / 60)})
-    async with Student(stack.url, stack.token("ada")) as ada:
+@beside
+async def test_a_takeover_neither_ends_it_at_once_nor_begins_the_time_anew(patient: Stack) -> None:
+    async with student(patient) as ada:
         await ada.start()
         await ada.open()
         await ada.run("a = 1", 60)
         began = datetime.now(UTC)
         model = (await ada.call("GET", f"/api/kernels/{ada.kernel_id}"))[1]
         for _ in range(2):
-            await asyncio.sleep(idle_s / 4)
-            mark = stack.mark()
-            os.kill(stack.worker_of(await owner_of(ada)), 9)
-            await asyncio.to_thread(stack.wait_event, "kernel_attached", mark)
+            await asyncio.sleep(PATIENT_S / 4)
+            mark = patient.mark()
+            os.kill(patient.worker_of(await owner_of(ada)), 9)
+            await asyncio.to_thread(patient.wait_event, "kernel_attached", mark)
         assert (await ada.call("GET", f"/api/kernels/{ada.kernel_id}"))[1]["last_activity"] >= model["last_activity"]
-        await culled(stack, ada.kernel_id)
-        assert idle_s - 1 < (datetime.now(UTC) - began).total_seconds() < 1.6 * idle_s
-        assert len(stack.events("kernel_culled")) == 1
-        stack.wait_ready(members=2)
+        await culled(patient, ada.kernel_id)
+        assert PATIENT_S - 1 < (datetime.now(UTC) - began).total_seconds() < 1.6 * PATIENT_S
+        assert len(patient.events("kernel_culled")) == 1
 
 
 async def owner_of(one: Student) -> str:
     return (await one.call("GET", f"/api/kernels/{one.kernel_id}"))[2]["X-Kernelring-Owner"]
 
 
-async def test_at_the_end_of_its_life_a_cell_is_told_and_has_some_time_more(new_stack: NewStack) -> None:
-    stack = new_stack(workers=1, settings={"KERNELRING_LIFE_HOURS": str(20 / 3600)})
-    async with Student(stack.url, stack.token("ada")) as ada, Student(stack.url, stack.token("ben")) as ben:
+@beside
+async def test_at_the_end_of_its_life_a_cell_is_told_and_has_some_time_more(mortal: Stack) -> None:
+    async with student(mortal) as ada, student(mortal) as ben:
         await ben.start()
         await ada.start()
         await ada.open()
         await ada.ask("import time; time.sleep(3600)")
         said, closed = await until_closed(ada)
         told = [one.content["text"] for one in said if one.kind == "stream" and not one.parent]
-        assert "will be ended in 2 seconds, when it is 20 seconds old" in told[0]
-        sentence = "Your kernel was 20 seconds old, and no kernel gets older here."
+        assert f"will be ended in 2 seconds, when it is {LIFE_S} seconds old" in told[0]
+        sentence = f"Your kernel was {LIFE_S} seconds old, and no kernel gets older here."
         assert told[1] == f"[kernelring] {sentence} {LOST}\n"
         assert [one.content["evalue"] for one in said if one.kind == "execute_reply"] == [f"{sentence} {LOST}"]
         assert closed.reason == sentence
-        events = {(await culled(stack, one.kernel_id))["time"]: one for one in (ada, ben)}
+        events = {(await culled(mortal, one.kernel_id))["time"]: one for one in (ada, ben)}
         assert events[max(events)] is ada  # the other, which ran nothing, went before

@@ -11,6 +11,7 @@ from typing import Any
 
 import nbformat as untyped_nbformat
 import pytest
+import pytest_asyncio
 
 from local.stack import Stack
 from local.student import Student
@@ -30,10 +31,20 @@ from tests.cluster.durable_kit import (
     until,
     url,
 )
+from tests.cluster.side_by_side import SideBySide, Told
 
 nbformat: Any = untyped_nbformat
+pytestmark = pytest.mark.timeout(240)
+
 PATH = "lessons/one.ipynb"
+beside = SideBySide()
 IN_CELL = {"cell_id": "cell-b", "document_path": PATH}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def told(request: pytest.FixtureRequest) -> Told:
+    """Each waits for as long as a page may take; and all at once."""
+    return await beside.tell(request)
 
 
 async def write_notebook(student: Student, *more: Any) -> None:
@@ -57,6 +68,14 @@ def file_of(stack: Stack, user: str) -> Path:
     return workdir.user_directory(stack.directory / "notebooks", user) / PATH
 
 
+async def saves_of(user: str, stack: Stack, marker: int) -> int:
+    """How often the server has written what came, once it has."""
+    while True:
+        if found := [one for one in stack.events("outputs_saved", marker) if one["user"] == user]:
+            return len(found)
+        await asyncio.sleep(TURN_S)
+
+
 async def written(file: Path, text: str, cell: int = 1) -> Any:
     """The notebook, once the cell's output in it is this."""
     async with asyncio.timeout(60):
@@ -67,6 +86,7 @@ async def written(file: Path, text: str, cell: int = 1) -> Any:
             await asyncio.sleep(TURN_S)
 
 
+@beside
 async def test_a_cell_that_goes_on_after_the_page_was_closed_is_in_the_notebook(stack: Stack, tmp_path: Path) -> None:
     async with student_of(stack, "closed-tab") as student:
         file = file_of(stack, "closed-tab")
@@ -90,6 +110,7 @@ async def test_a_cell_that_goes_on_after_the_page_was_closed_is_in_the_notebook(
         assert json.loads(result["outputs"]) == [dict(one) for one in cell.outputs]
 
 
+@beside
 async def test_while_a_page_is_there_it_saves_by_itself(stack: Stack, tmp_path: Path) -> None:
     async with student_of(stack, "open-tab") as student:
         file = file_of(stack, "open-tab")
@@ -111,11 +132,9 @@ async def test_while_a_page_is_there_it_saves_by_itself(stack: Stack, tmp_path: 
         await student.close()
         notebook = await written(file, "and this it has not saved\n", cell=0)
         assert notebook.cells[1].outputs == []
-        await asyncio.to_thread(stack.wait_event, "outputs_saved", marker)
-        assert len(stack.events("outputs_saved", marker)) == 1
+        assert await saves_of("open-tab", stack, marker) == 1
 
 
-@pytest.mark.timeout(240)
 async def test_the_next_owner_writes_what_came_at_the_last_one(rough_stack: Stack, tmp_path: Path) -> None:
     async with student_of(rough_stack, "ada") as student:
         file = file_of(rough_stack, "ada")
@@ -130,6 +149,7 @@ async def test_the_next_owner_writes_what_came_at_the_last_one(rough_stack: Stac
         assert runs.read_text() == "x"
 
 
+@beside
 async def test_widgets_are_saved_with_the_notebook(stack: Stack) -> None:
     async with student_of(stack, "widgets") as student:
         file = file_of(stack, "widgets")
@@ -169,7 +189,7 @@ async def test_a_cell_that_was_not_saved_yet_gets_its_output_with_the_save_that_
         assert listed["requests"] == []
 
 
-@pytest.mark.timeout(180)
+@beside
 async def test_nothing_is_written_while_a_page_that_has_read_the_notebook_may_still_come(
     stack: Stack, tmp_path: Path
 ) -> None:

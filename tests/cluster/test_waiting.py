@@ -6,16 +6,34 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any, Final
+
+import pytest
 
 from kernels import nursery_call
 from kernels.records import KernelRecord
 from local.stack import Stack
 from local.student import Said, Student
-from tests.cluster.conftest import NewStack
+from tests.cluster.conftest import NewStack, all_again, running
+from tests.redis_server import RedisServer
 
 WORDS: Final = "[kernelring] The machine is busy starting other kernels; yours is number {}.\n"
+
+
+@pytest.fixture(scope="module")
+def one_kernel() -> Iterator[Stack]:
+    with RedisServer() as server, running(server, workers=2, settings={"KERNELRING_HOST_KERNELS": "1"}) as shared:
+        yield shared
+
+
+@pytest.fixture
+def crowded(one_kernel: Stack) -> Iterator[Stack]:
+    """Two workers, which may be killed, on a machine that has room for one kernel: nobody's, before and after."""
+    yield one_kernel
+    all_again(one_kernel)
+    assert one_kernel.nursery()["kernels"] == 0
 
 
 async def heard(student: Student, text: str, within_s: float = 30.0) -> Said:
@@ -38,11 +56,12 @@ def records(stack: Stack) -> dict[str, KernelRecord]:
     return {one["kernel_id"]: KernelRecord.from_json(one) for one in found}
 
 
-async def test_a_start_waits_visibly_and_is_served_when_there_is_room(new_stack: NewStack) -> None:
-    stack = new_stack(workers=2, settings={"KERNELRING_HOST_KERNELS": "1"})
+async def test_a_start_waits_visibly_and_is_served_when_there_is_room(crowded: Stack) -> None:
     async with AsyncExitStack() as room:
         names = ["ann", "bob", "carl", "dora"]
-        ann, bob, carl, dora = [await room.enter_async_context(Student(stack.url, stack.token(name))) for name in names]
+        ann, bob, carl, dora = [
+            await room.enter_async_context(Student(crowded.url, crowded.token(name))) for name in names
+        ]
         for student in (ann, bob, carl, dora):
             await student.start()
         await ann.open()
@@ -58,21 +77,22 @@ async def test_a_start_waits_visibly_and_is_served_when_there_is_room(new_stack:
         began = time.monotonic()
         assert await carl.delete() == 204
         assert time.monotonic() - began < 2
-        assert carl.kernel_id not in records(stack)
+        assert carl.kernel_id not in records(crowded)
         await heard(dora, WORDS.format(2))
         assert await ann.delete() == 204
         await heard(bob, "Your kernel has started.")
         assert (await bob.outcome(asked)).text == "42\n"
         # The owner is killed while the last one waits; the next owner goes on waiting with it.
         owner = (await dora.call("GET", "/api/kernels"))[2]["X-Kernelring-Owner"]
-        os.kill(stack.worker_of(owner), signal.SIGKILL)
-        stack.wait(lambda: len((stack.readyz() or {"members": []})["members"]) == 2, "the ring of two again")
+        os.kill(crowded.worker_of(owner), signal.SIGKILL)
+        all_again(crowded)
         assert await state(dora) == "starting"
         await dora.open()
         await heard(dora, WORDS.format(1))
         assert await bob.delete() == 204
         assert (await dora.run("print(7)")).text == "7\n"
         assert await state(dora) == "idle"
+        assert await dora.delete() == 204
 
 
 async def test_who_waits_too_long_is_told_why_and_may_start_again(new_stack: NewStack) -> None:
@@ -93,9 +113,8 @@ async def test_who_waits_too_long_is_told_why_and_may_start_again(new_stack: New
         assert await ann.delete() == 204
 
 
-async def test_a_cell_that_was_sent_to_a_kernel_that_waits_runs_though_its_owner_is_killed(new_stack: NewStack) -> None:
-    stack = new_stack(workers=2, settings={"KERNELRING_HOST_KERNELS": "1"})
-    async with Student(stack.url, stack.token("ann")) as ann, Student(stack.url, stack.token("bob")) as bob:
+async def test_a_cell_that_was_sent_to_a_kernel_that_waits_runs_though_its_owner_is_killed(crowded: Stack) -> None:
+    async with Student(crowded.url, crowded.token("ann")) as ann, Student(crowded.url, crowded.token("bob")) as bob:
         await ann.start()
         await bob.start()
         for _ in range(60):
@@ -104,33 +123,33 @@ async def test_a_cell_that_was_sent_to_a_kernel_that_waits_runs_though_its_owner
                 break
         await heard(bob, WORDS.format(1))
         asked = await bob.ask("print(6 * 7)")
-        os.kill(stack.worker_of(bob.owner), signal.SIGKILL)
-        stack.wait(lambda: len((stack.readyz() or {"members": []})["members"]) == 2, "the ring of two again")
+        os.kill(crowded.worker_of(bob.owner), signal.SIGKILL)
+        all_again(crowded)
         assert await ann.delete() == 204
         assert (await bob.outcome(asked)).text == "42\n"
+        assert await bob.delete() == 204
 
 
-async def test_a_restart_keeps_its_place_and_a_new_nursery_says_what_it_cannot_start(new_stack: NewStack) -> None:
-    stack = new_stack(workers=2, settings={"KERNELRING_HOST_KERNELS": "1"})
-    async with Student(stack.url, stack.token("ann")) as ann, Student(stack.url, stack.token("bob")) as bob:
+async def test_a_restart_keeps_its_place_and_a_new_nursery_says_what_it_cannot_start(crowded: Stack) -> None:
+    async with Student(crowded.url, crowded.token("ann")) as ann, Student(crowded.url, crowded.token("bob")) as bob:
         for student in (ann, bob):
             await student.start()
             await student.open()
         await heard(bob, WORDS.format(1))
         assert (await ann.call("POST", f"/api/kernels/{ann.kernel_id}/restart"))[0] == 200
         assert (await ann.run("print(1)")).text == "1\n"
-        assert records(stack)[bob.kernel_id].state == "waiting"
-        os.kill(int(stack.nursery()["pid"]), signal.SIGKILL)
+        assert records(crowded)[bob.kernel_id].state == "waiting"
+        os.kill(int(crowded.nursery()["pid"]), signal.SIGKILL)
         await heard(bob, "This kernel was not started: what starts kernels here was itself started anew.")
         assert (await ann.run("print(2)")).text == "2\n"
         assert await ann.delete() == 204
         assert (await bob.call("POST", f"/api/kernels/{bob.kernel_id}/restart"))[0] == 200
         assert (await bob.run("print(3)")).text == "3\n"
+        assert await bob.delete() == 204
 
 
-async def test_many_at_once_all_start(new_stack: NewStack) -> None:
+async def test_many_at_once_all_start(stack: Stack) -> None:
     """More than may be on their way at once: nobody is refused, each answers."""
-    stack = new_stack(workers=2)
     async with AsyncExitStack() as room:
         class_of = [
             await room.enter_async_context(Student(stack.url, stack.token(f"pupil{number}"))) for number in range(24)
