@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from local.stack import Stack
 from local.student import Student
 from sharding.member import Member
 from sharding.ring import Ring
-from tests.cluster.conftest import running
+from tests.cluster.conftest import NewStack
 from tests.cluster.durable_kit import (
     ALL,
     HALF,
@@ -31,16 +31,8 @@ from tests.cluster.durable_kit import (
     until,
     url,
 )
-from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    """Four workers. (Once they were more, and less, one of the first four places is free.)"""
-    with RedisServer() as redis, running(redis) as found:
-        yield found
 
 
 def users_of(stack: Stack) -> list[str]:
@@ -120,8 +112,9 @@ class Reader:
 
 @pytest.mark.parametrize("move", [reload, more_and_less])
 async def test_a_cell_in_its_midst_is_polled_and_followed_to_its_end_through_planned_moves(
-    stack: Stack, tmp_path: Path, move: Callable[[Stack], Any]
+    new_stack: NewStack, tmp_path: Path, move: Callable[[Stack], Any]
 ) -> None:
+    stack = new_stack()
     async with full(stack), contextlib.AsyncExitStack() as room:
         users = users_of(stack)
         students = [await room.enter_async_context(student_of(stack, user)) for user in users]
@@ -136,7 +129,8 @@ async def test_a_cell_in_its_midst_is_polled_and_followed_to_its_end_through_pla
         await asyncio.gather(*(one.check(p, f) for one, p, f in zip(readers, polling, following, strict=True)))
 
 
-async def test_a_question_asked_before_a_reload_is_answered_after_it(stack: Stack) -> None:
+async def test_a_question_asked_before_a_reload_is_answered_after_it(new_stack: NewStack) -> None:
+    stack = new_stack()
     async with full(stack), student_of(stack, "ada") as student:
         _, told, _ = await post(student, "print('so far')\nprint('hello', input('Who?'))")
         await until(student, told["request_url"], lambda status, _: status == 300)
