@@ -1,8 +1,8 @@
 """`local/test`: every check of this repository, in the order in which they are quick. Arguments go to pytest.
 
 All of them run, also after one has failed; the exit code is 1 if any did. Caches are kept in `.kernelring`.
-Of the tests of single parts, which mostly wait, two files run at a time; those of whole installations and browsers
-take the machine for themselves, and follow one by one.
+Of the tests of single parts and of those in a browser, which mostly wait, two files run at a time; those of whole
+installations take the machine for themselves, one by one.
 """
 
 import os
@@ -16,7 +16,8 @@ from local.paths import ROOT, VENV, state_dir, with_venv_on_path
 INTERRUPTED = 130
 AT_A_TIME = 2
 PARTS = ("tests/pure", "tests/app", "tests/contract")
-WHOLE = ("tests/cluster", "tests/browser")
+WHOLE = ("tests/cluster",)
+PAGES = ("tests/browser",)
 
 
 def checks(pytest_arguments: list[str]) -> list[list[str]]:
@@ -25,7 +26,8 @@ def checks(pytest_arguments: list[str]) -> list[list[str]]:
     cache.mkdir(exist_ok=True)
     ruff = [sys.executable, "-m", "ruff"]
     pytest = [sys.executable, "-m", "pytest", "-o", f"cache_dir={cache / 'pytest'}"]
-    whole = [[*pytest, "-n", str(AT_A_TIME), "--dist=loadfile", *PARTS], [*pytest, *WHOLE]]
+    side_by_side = [*pytest, "-n", str(AT_A_TIME), "--dist=loadfile"]
+    whole = [[*side_by_side, *PARTS], [*pytest, *WHOLE], [*side_by_side, *PAGES]]
     return [
         [*ruff, "check", f"--cache-dir={cache / 'ruff'}", "."],
         [*ruff, "format", "--check", f"--cache-dir={cache / 'ruff'}", "."],

@@ -69,6 +69,8 @@ class Stack:
         if confined:  # kernels of other uids find their way in
             self.directory.chmod(0o711)
             given = {"KERNELRING_UIDS": "{}-{}".format(*own_uids.claim())} | given
+        else:  # its directory is closed to other uids, and that there are other levels is another test's matter
+            given = {"KERNELRING_CONFINEMENT": "uids"} | given
         self.uid = uid
         if uid is not None:
             os.chown(self.directory, uid, uid)
