@@ -162,9 +162,9 @@ class House:
             self._in_hand.discard(kernel_id)
         log.info("kernel_ended", user=tenant.record.user, kernel=kernel_id, reason=reason)
 
-    async def restart(self, tenant: Tenant) -> None:
-        """Restart a kernel in place (same id, new process); return when it answers. Raises KernelSilent."""
-        await self._restart(tenant, "The kernel was restarted.", now=False)
+    async def restart(self, tenant: Tenant, told: str = "The kernel was restarted.", *, now: bool = False) -> None:
+        """Restart in place (same id, new process; `now`: unasked); return when it answers. Raises KernelSilent."""
+        await self._restart(tenant, told, now=now)
 
     async def interrupt(self, tenant: Tenant) -> None:
         """Interrupt what runs, by signal or message as the kernelspec says."""

@@ -30,6 +30,7 @@ from server.confinement import Identities
 from server.contents import routes as contents_routes
 from server.contents.contents import Contents, Places
 from server.cross_origin import setup_cross_origin
+from server.disk_watch import DiskWatch
 from server.draining import DrainingRunner
 from server.execution import api as execution_api
 from server.execution.executions import Executions
@@ -160,6 +161,7 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
     app[app_keys.EXECUTIONS] = Executions(house, lambda: membership.ring.epoch, contents)
     limits = Limits(settings.idle_minutes * 60, settings.life_hours * 3600)
     culler = Culler(house, nursery, lambda: ownership.claim()[1], limits, app[app_keys.EXECUTIONS])
+    disk_watch = DiskWatch(house, identities.home, settings.notebooks, settings.quota_mib)
     app[app_keys.STOPPING] = asyncio.Event()
 
     async def redis_connection(_: web.Application) -> AsyncIterator[None]:
@@ -176,7 +178,9 @@ def build_app(settings: Settings, host: Host, generation: int) -> web.Applicatio
         ownership.follow(house)
         house.start()
         culler.start()
+        disk_watch.start()
         yield
+        await disk_watch.stop()
         await culler.stop()
         await app[app_keys.EXECUTIONS].stop()
         await house.stop()
