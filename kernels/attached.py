@@ -23,6 +23,7 @@ from kernels import activity, framing, words
 from kernels.adoption import Adoption, AlreadyHeard, Skipped
 from kernels.backlog import Backlog
 from kernels.cell_clock import CellClock
+from kernels.doors import Doors
 from kernels.endings import Endings
 from kernels.errors import KernelGone, KernelMoved, KernelsError, PortLost
 from kernels.framing import Number
@@ -32,6 +33,7 @@ from kernels.resume import Resume
 from kernels.seat import Seat
 from kernels.seating import Seating
 from kernels.unsettled import MAX_MESSAGES, OVERRUN, Unsettled
+from kernels.voice import Voice
 from kernels.wires import Wires
 
 log = structlog.get_logger(__name__)
@@ -57,14 +59,12 @@ class AttachedKernel:
         self._on_restart = on_restart
         self._seating = Seating(self, self._backlog, self.life)
         self._endings = Endings(self._keep_up)
-        self._clock = CellClock(cell_s, self.say, partial(stop_cell, self))
+        self.voice = Voice(self._keep)
+        self._clock = CellClock(cell_s, self.voice.say, partial(stop_cell, self))
         self._catching: asyncio.Task[None] | None = None
         self._wires: Wires | None = None
         self._way: Adoption | None = None
-        self._attached = asyncio.Event()
-        self._doors = asyncio.Event()  # clients may come in: it is attached, or there are words for those who wait
-        self._why_waiting = ""
-        self._closed: Exception | None = None
+        self._doors = Doors()
         self._unsettled = Unsettled()
         self._overrun = False  # whether clients were told that the kernel can be given no more
         self.held_back = False
@@ -97,8 +97,8 @@ class AttachedKernel:
         self._open()
 
     def _wire(self, context: zmq.Context[Any], info: dict[str, Any], way: Adoption) -> Wires:
-        if self._closed:  # deleted or moved while it started
-            raise self._closed
+        if self._doors.closed:  # deleted or moved while it started
+            raise self._doors.closed
         self._cut()
         self._way = way
         self._wires = Wires(context, info, self._receive)
@@ -115,22 +115,16 @@ class AttachedKernel:
 
     def waits(self, why: str) -> None:
         """There is no process yet, and `why` is said: clients may come in to read that, and what they send waits."""
-        if not self._closed and (why != self._why_waiting or not self._doors.is_set()):
-            self._why_waiting = why
-            self._doors.set()
-            self.tell(why, None, None)
-
-    def _enter(self) -> None:
-        self._attached.set()
-        self._doors.set()
+        if self._doors.let_wait(why):
+            self.voice.tell(why, None, None)
 
     def _open(self) -> None:
         self._seating.open_since = datetime.now(UTC)
-        if self._why_waiting:  # the places of those who waited know nothing of this process: they take new ones
-            self._why_waiting = ""
-            self.tell(words.STARTED, None, None)
+        if self._doors.why:  # the places of those who waited know nothing of this process: they take new ones
+            self._doors.why = ""
+            self.voice.tell(words.STARTED, None, None)
             self._seating.vacate(KernelMoved("the kernel has started"))
-        self._enter()
+        self._doors.open()
         if self._wires and self._wires.holds:  # more has come meanwhile than can be held
             self._keep_up()
 
@@ -156,19 +150,15 @@ class AttachedKernel:
         Waits until the kernel is attached, or there is something to say meanwhile. Raises KernelGone or KernelMoved.
         """
         # What it had asked is asked of the process again; only then is it known whether that has run.
-        await (self._attached if own or resume.pending else self._doors).wait()
-        if self._closed:
-            raise self._closed
+        await self._doors.passed(to_send=own or bool(resume.pending))
         seat = self._seating.take(resume, self._way, own=own)
-        if self._why_waiting and not self._attached.is_set():
-            self.tell(self._why_waiting, None, seat.client)
+        if self._doors.why and not self._doors.are_passing:
+            self.voice.tell(self._doors.why, None, seat.client)
         return seat
 
     async def attached(self) -> None:
         """Return when messages can be sent to the kernel; raise KernelGone or KernelMoved when they never can."""
-        await self._attached.wait()
-        if self._closed:
-            raise self._closed
+        await self._doors.passed(to_send=True)
 
     def send(self, client: str, message: framing.Message, header: dict[str, Any]) -> None:
         """Write a client's message to the kernel. Raises KernelMoved when another worker owns it now."""
@@ -177,7 +167,7 @@ class AttachedKernel:
         is_request = message.channel != "stdin" and header["msg_type"].endswith("_request")
         if self._wires is None:
             if is_request:
-                self.fail(Request(header, message.channel, client), f"The kernel has ended. {HOPELESS}")
+                self.voice.fail(Request(header, message.channel, client), f"The kernel has ended. {HOPELESS}")
             return
         waiting = len(self.life.pending) if message.channel == "shell" else 0
         if self._unsettled.full(message.channel) or waiting >= MAX_MESSAGES:
@@ -196,9 +186,9 @@ class AttachedKernel:
     def _refuse(self, request: Request, *, is_request: bool) -> None:
         """Say that the kernel has more to do than it can be given. A message that has no reply is told of once."""
         if is_request:
-            self.fail(request, OVERRUN)
+            self.voice.fail(request, OVERRUN)
         elif not self._overrun:
-            self.say("iopub", "stream", words.in_words(OVERRUN), request.header, request.client)
+            self.voice.say("iopub", "stream", words.in_words(OVERRUN), request.header, request.client)
         if not self._overrun:
             self._overrun = True
             log.warning("kernel_overrun", kernel=self.kernel_id, user=self.user)
@@ -211,7 +201,7 @@ class AttachedKernel:
     async def hold_back(self) -> None:
         """Write no more to the kernel, because another worker takes it; return when all that was written has left."""
         self.held_back = True
-        await self._attached.wait()  # were we connecting at this moment, we could take the identity back from the other
+        await self._doors.settled()  # were we connecting at this moment, we could take the identity back from the other
         if self._wires:
             await self._wires.settle()
 
@@ -287,7 +277,9 @@ class AttachedKernel:
             log.info("caught_up", kernel=self.kernel_id, user=self.user, after=before, until=way.last)
 
     def _tell_missed(self, missed: int) -> None:
-        self.tell(f"{missed} messages of output are missing here: the kernel printed more than is kept.", None, None)
+        self.voice.tell(
+            f"{missed} messages of output are missing here: the kernel printed more than is kept.", None, None
+        )
 
     def _keep_for_asker(self, frame: bytes, asked: str, parent: bytes) -> None:
         """It was asked through an owner before us: kept until that client takes its seat here, if it has none yet."""
@@ -327,7 +319,7 @@ class AttachedKernel:
         self._cut()
         self.act(self.life.exited(reason, time.monotonic()))
         if self.life.phase == "dead":
-            self._enter()
+            self._doors.open()
 
     def restarting(self, reason: str) -> None:
         """A restart was asked for; until `attach_new` clients wait."""
@@ -339,7 +331,7 @@ class AttachedKernel:
         """The kernel could not be started (again)."""
         self._cut()
         self.act(self.life.gave_up(reason))
-        self._enter()
+        self._doors.open()
 
     def moved(self, why: str) -> None:
         """Another worker has connected to the kernel: pass on what came until now, and let the clients follow.
@@ -363,27 +355,25 @@ class AttachedKernel:
     def nothing_new(self) -> Iterator[None]:
         """Within, what clients send waits, until it is known whether the kernel ends."""
         wires = self._wires
-        self._attached.clear()
+        self._doors.hold()
         try:
             yield
         finally:
-            if self._closed or (self._wires is wires and (wires is not None or self.life.phase == "dead")):
-                self._attached.set()
+            if self._doors.closed or (self._wires is wires and (wires is not None or self.life.phase == "dead")):
+                self._doors.open()
 
     @property
     def is_attached(self) -> bool:
         """Whether messages can be sent to the kernel, and it is ours alone."""
-        return self._attached.is_set() and not self._closed and not self.held_back
+        return self._doors.are_passing and not self._doors.closed and not self.held_back
 
     def _close(self, error: Exception) -> None:
         self._cut()
-        self._closed = error
-        self._enter()
+        self._doors.close(error)
         self._seating.close(error)
 
     def _cut(self) -> None:
-        self._attached.clear()
-        self._doors.clear()
+        self._doors.shut()
         if self._wires:
             self._wires.close()
             self._wires = None
@@ -398,26 +388,11 @@ class AttachedKernel:
         for action in actions:
             match action:
                 case Fail(request, reason):
-                    self.fail(request, reason)
+                    self.voice.fail(request, reason)
                 case Tell(state, reason):
                     log.info("kernel_state", kernel=self.kernel_id, user=self.user, state=state, reason=reason)
-                    self.tell(reason, state, None)
+                    self.voice.tell(reason, state, None)
                     self.untold = reason
                     self._seating.ended()
                 case Restart():
                     self._on_restart(self)
-
-    def tell(self, reason: str, state: str | None, to: str | None) -> None:
-        """Say in words, which belong to no cell, what has become of the kernel; and its state."""
-        self.say("iopub", "stream", words.in_words(reason), {}, to)
-        if state:
-            self.say("iopub", "status", {"execution_state": state}, {}, to)
-
-    def fail(self, request: Request, reason: str) -> None:
-        """Answer a request with an error, in the place of the kernel."""
-        for saying in words.refusal(request, reason):
-            self.say(*saying)
-
-    def say(self, channel: str, kind: str, content: dict[str, Any], parent: dict[str, Any], to: str | None) -> None:
-        """Put a message of the server's own into the backlog."""
-        self._keep(framing.server_message(channel, kind, content, parent), to)

@@ -168,7 +168,7 @@ class Culler:
             return
         one.warned.add(incarnation)
         grace, age = spoken(self._limits.grace_s), spoken(self._limits.life_s)
-        one.tenant.kernel.tell(
+        one.tenant.kernel.voice.tell(
             f"Your kernel will be ended in {grace}, when it is {age} old; a cell that runs then "
             f"has {grace} more. Write what you need to a file, or restart the kernel to begin anew.",
             None,

@@ -164,8 +164,11 @@ class Kernels:
         """In the place of an owner that has died before it could; until it has gone."""
         await asyncio.sleep(RETIRED_S)
         while self._wards.get(ward.record.kernel_id) is ward:
-            with contextlib.suppress(KernelStuck):
+            try:
                 await self.end(ward.record.kernel_id, ward.ending)
+            except (KernelStuck, OSError) as error:
+                log.warning("retired_kernel_not_ended", kernel=ward.record.kernel_id, why=str(error))
+                await asyncio.sleep(RETIRED_S)
 
     def note(self, kernel_id: str, notes: dict[str, Any]) -> KernelRecord:
         """Replaces the kernel's notes. Raises UnknownKernel, BadRequest."""

@@ -88,10 +88,10 @@ class Seating:
         why = self._kernel.untold
         if self._life.phase == "dead":
             seat.cursor = self._backlog.last  # what was said when it ended is said here
-            self._kernel.tell(why or f"The kernel has ended. {HOPELESS}", "dead", seat.client)
+            self._kernel.voice.tell(why or f"The kernel has ended. {HOPELESS}", "dead", seat.client)
         elif why and not is_heard:
             self._told_s = self._told_s or time.monotonic()
-            self._kernel.tell(why, None, seat.client)
+            self._kernel.voice.tell(why, None, seat.client)
 
     def ended(self) -> None:
         """The process has ended: there will be something new to tell."""
@@ -145,7 +145,7 @@ class Seating:
         for channel, header in resume.pending:
             if not self._backlog.claim_answer(header["msg_id"], resume.client):
                 request = Request(header, channel, resume.client)
-                self._kernel.fail(request, "The kernel ended while it handled this request.")
+                self._kernel.voice.fail(request, "The kernel ended while it handled this request.")
             seat.refused.add(header["msg_id"])
         resume.pending.clear()
 
@@ -206,7 +206,7 @@ class Seating:
             f"[kernelring] This kernel moved to another worker. Output between {resume.since} and "
             f"{_iso(self.open_since)} may be missing here.\n"
         )
-        self._kernel.say("iopub", "stream", {"name": "stderr", "text": text}, parent, resume.client)
+        self._kernel.voice.say("iopub", "stream", {"name": "stderr", "text": text}, parent, resume.client)
 
 
 def _iso(moment: datetime) -> str:
