@@ -141,5 +141,6 @@ class DiskWatch:
 
 
 def _room(folder: Path) -> Room:
-    found = os.statvfs(folder)
+    """Of the disk that it is on; made with the first user, it is on its parent's until then."""
+    found = os.statvfs(next(path for path in (folder, *folder.parents) if path.exists()))
     return Room(found.f_bavail * found.f_frsize, found.f_favail)

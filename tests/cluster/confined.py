@@ -66,7 +66,8 @@ async def told(who: Student, code: str, within_s: float = 60.0) -> str:
 async def attempts(who: Student, tries: dict[str, str], setup: str = "") -> dict[str, str]:
     """What came of each expression: the error, or GOT and what it gave."""
     table = ", ".join(f"{name!r}: _tried(lambda: {code})" for name, code in tries.items())
-    found: dict[str, str] = json.loads(await told(who, f"{_TRY}\n{setup}\nprint(_json.dumps({{{table}}}))"))
+    said = await told(who, f"{_TRY}\n{setup}\nprint(_json.dumps({{{table}}}))")
+    found: dict[str, str] = json.loads(said.splitlines()[-1])  # IPython may have something to say before
     return found
 
 

@@ -117,6 +117,14 @@ async def test_what_runs_by_rest_meanwhile_counts_as_nobody_who_was_told(stack: 
     assert await words_for(ada) == [KILLED]
 
 
+def kill_owner(stack: Stack) -> None:
+    """Of the only kernel; returns when it has another. (Who takes the place of a killed worker takes it back.)"""
+    stack.wait_ready(members=2)
+    mark, owner = stack.mark(), stack.events("kernel_attached")[-1]["pid"]
+    os.kill(owner, signal.SIGKILL)
+    stack.wait_event("kernel_attached", mark)
+
+
 async def test_it_is_told_too_when_the_owner_was_replaced_meanwhile(new_stack: NewStack) -> None:
     stack = new_stack(workers=2)
     async with Student(stack.url, stack.token("ada")) as ada:
@@ -127,13 +135,9 @@ async def test_it_is_told_too_when_the_owner_was_replaced_meanwhile(new_stack: N
         mark = stack.mark()
         os.kill(pid, signal.SIGKILL)
         stack.wait_event("kernel_attached", mark)
-        mark = stack.mark()
-        os.kill(stack.worker_of(ada.owner), signal.SIGKILL)
-        stack.wait_event("kernel_attached", mark)
+        kill_owner(stack)
         assert await words_for(ada) == [KILLED]
-        mark = stack.mark()
-        os.kill(stack.worker_of(ada.owner), signal.SIGKILL)
-        stack.wait_event("kernel_attached", mark)
+        kill_owner(stack)
         assert await words_for(ada) == []  # this process has been heard
         stack.wait_ready(members=2)  # whoever replaces a killed worker removes its socket
 
