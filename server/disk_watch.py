@@ -29,7 +29,8 @@ log = structlog.get_logger(__name__)
 
 LOOK_S: Final = 2.0  # between two looks at the disk
 ROUND_S: Final = 60.0  # between two rounds of all users, while it does not fill
-REST: Final = 9.0  # a round takes a tenth of the time at the most
+REST: Final = 9.0  # a round takes a tenth of the time, or a little more when it is long
+MOST_REST_S: Final = 10.0
 LEAST_MARGIN: Final = 64 * MIB
 MANY_FILES: Final = 20_000
 
@@ -85,23 +86,23 @@ class DiskWatch:
                     began = time.monotonic()
                     await self._round(fills=fills)
                     last, due = room, time.monotonic() + ROUND_S
-                    await asyncio.sleep(REST * (due - ROUND_S - began))
+                    await asyncio.sleep(min(MOST_REST_S, REST * (due - ROUND_S - began)))
                 last = Room(max(last.n_bytes, room.n_bytes), max(last.n_files, room.n_files))
             except OSError as error:
                 log.warning("disk_not_seen", why=str(error))
             await asyncio.sleep(LOOK_S)
 
     async def _round(self, *, fills: bool) -> None:
-        """Look at all users. What one has too much counts from the second time on that it is seen, and has grown."""
+        """Look at all users, first at those with cells. What one has too much counts when seen again, and grown."""
         theirs: dict[str, list[Tenant]] = defaultdict(list)
-        for tenant in self._house.mine:
+        for tenant in sorted(self._house.mine, key=_is_idle):
             theirs[tenant.record.user].append(tenant)
         seen, self._seen = self._seen, {}
         for user, tenants in theirs.items():
             with suppress(NurseryUnavailable):  # whose directory it is will be known again
                 used = await asyncio.to_thread(self._used, user, [one.record.directory / "t" for one in tenants])
                 before, self._seen[user] = seen.get(user), used
-                at_work = fills and any(one.kernel.life.execution_state == "busy" for one in tenants)
+                at_work = fills and not all(map(_is_idle, tenants))
                 if before and self._is_too_much(used, before, at_work=at_work):
                     await self._stop(user, tenants, used)
 
@@ -138,6 +139,10 @@ class DiskWatch:
             f"Your files take {have}, and a cell went on to write (KERNELRING_QUOTA_MIB). So the kernel was stopped. "
             "A new one takes its place; variables are lost. Delete something."
         )
+
+
+def _is_idle(tenant: Tenant) -> bool:
+    return tenant.kernel.life.execution_state != "busy"
 
 
 def _room(folder: Path) -> Room:
