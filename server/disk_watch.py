@@ -88,8 +88,9 @@ class DiskWatch:
                     last, due = room, time.monotonic() + ROUND_S
                     await asyncio.sleep(min(MOST_REST_S, REST * (due - ROUND_S - began)))
                 last = Room(max(last.n_bytes, room.n_bytes), max(last.n_files, room.n_files))
-            except OSError as error:
-                log.warning("disk_not_seen", why=str(error))
+            except Exception as error:  # whatever lies in somebody's directory, the others are watched on
+                known = isinstance(error, OSError)
+                log.warning("disk_not_seen", why=str(error), exc_info=None if known else error)
             await asyncio.sleep(LOOK_S)
 
     async def _round(self, *, fills: bool) -> None:
@@ -112,7 +113,7 @@ class DiskWatch:
         with as_user(identity):
             for folder in (home, *scratch):
                 with suppress(OSError):  # it has none, or has closed it
-                    more_bytes, more_files = measured(folder)
+                    more_bytes, more_files = _measured(folder)
                     n_bytes, n_files = n_bytes + more_bytes, n_files + more_files
         return Used(n_bytes, n_files)
 
@@ -139,6 +140,13 @@ class DiskWatch:
             f"Your files take {have}, and a cell went on to write (KERNELRING_QUOTA_MIB). So the kernel was stopped. "
             "A new one takes its place; variables are lost. Delete something."
         )
+
+
+def _measured(folder: Path) -> tuple[int, int]:
+    try:
+        return measured(folder)
+    except RecursionError:  # folders in folders, deeper than Python walks: how many is not known
+        return 0, MAX_COUNTED + 1
 
 
 def _is_idle(tenant: Tenant) -> bool:
