@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 import uuid
@@ -214,3 +215,8 @@ def _state_and_parent(pid: int) -> tuple[str, int]:
     except OSError:  # ESRCH too: it has gone between opening and reading
         return "", 0
     return state, int(parent)
+
+
+def started(*command: str) -> subprocess.Popen[bytes]:
+    """A process in a session of its own. Whoever started it ends it."""
+    return subprocess.Popen(command, start_new_session=True)

@@ -1,12 +1,14 @@
-"""Fixtures of the contract tests: a Redis of our own, a client of it, a crew of workers."""
+"""Fixtures of the contract tests: a Redis of our own, a client of it, a crew of workers, a context for kernels."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import zmq.asyncio
 from redis.asyncio import Redis
 
+from kernels.kernel_manager import kernel_context
 from sharding.peers import Peers
 from sharding.registry import Registry
 from tests.contract.crew import HOST, LEASE_S, Crew
@@ -52,3 +54,11 @@ def refusals() -> Refusals:
 def peers(crew: Crew, refusals: Refusals) -> Peers:
     """Connections to peers, closed with the crew."""
     return crew.peers(refusals)
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.asyncio.Context]:
+    """For what connects to a kernel as jupyter_client does."""
+    found = kernel_context()
+    yield found
+    found.destroy(linger=0)

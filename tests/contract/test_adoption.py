@@ -12,7 +12,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from kernels.kernel_manager import NurseryKernelManager, kernel_context
+from kernels.kernel_manager import NurseryKernelManager
 from kernels.nursery_client import KernelExited, NurseryBack, NurseryClient
 from tests.kernel_fixture import READY_S, said, started, talking
 from tests.nursery_fixture import Ear, Place, client, kernel_env, nursery
@@ -33,13 +33,6 @@ def ear() -> Ear:
 async def nurse(place: Place, ear: Ear) -> AsyncIterator[NurseryClient]:
     async with client(place, ear) as found:
         yield found
-
-
-@pytest.fixture
-def context() -> Iterator[zmq.asyncio.Context]:
-    found = kernel_context()
-    yield found
-    found.destroy(linger=0)
 
 
 STARTER = """

@@ -15,7 +15,7 @@ from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from kernels.errors import SpawnRefused, UnknownKernel
-from kernels.kernel_manager import SOCKETS, NurseryKernelManager, kernel_context
+from kernels.kernel_manager import SOCKETS, NurseryKernelManager
 from kernels.nursery_client import KernelExited, NurseryClient
 from tests.kernel_fixture import READY_S, said, started, talking
 from tests.nursery_fixture import (
@@ -45,13 +45,6 @@ def ear() -> Ear:
 async def nurse(place: Place, ear: Ear) -> AsyncIterator[NurseryClient]:
     async with client(place, ear) as found:
         yield found
-
-
-@pytest.fixture
-def context() -> Iterator[zmq.asyncio.Context]:
-    found = kernel_context()
-    yield found
-    found.destroy(linger=0)
 
 
 async def test_a_kernel_started_through_the_manager_answers(

@@ -17,7 +17,7 @@ from kernels import nursery_call
 from kernels.errors import BadRequest, ClaimRefused, DuplicateKernel
 from kernels.house import House
 from kernels.house_rules import HouseOptions
-from kernels.kernel_manager import NurseryKernelManager, kernel_context
+from kernels.kernel_manager import NurseryKernelManager
 from kernels.nursery_client import ClaimLost, ClaimWanted, Event, NurseryClient
 from kernels.records import KernelRecord
 from kernels.tenant import Tenant
@@ -36,13 +36,6 @@ THREADS = (
 def place(runtime_dir: Path) -> Iterator[Place]:
     with nursery(runtime_dir, warmth=Warmth(("numpy", "pandas"), 2)) as found:
         yield found
-
-
-@pytest.fixture
-def context() -> Iterator[zmq.asyncio.Context]:
-    found = kernel_context()
-    yield found
-    found.destroy(linger=0)
 
 
 async def warm(place: Place) -> None:

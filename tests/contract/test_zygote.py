@@ -15,7 +15,7 @@ import zmq.asyncio
 from kernels import nursery_call
 from kernels.__main__ import main as kernels_command
 from kernels.errors import SpawnRefused
-from kernels.kernel_manager import NurseryKernelManager, kernel_context
+from kernels.kernel_manager import NurseryKernelManager
 from kernels.nursery_client import KernelExited, NurseryBack, NurseryClient
 from kernels.records import KernelRecord
 from kernels.warmth import Warmth
@@ -44,13 +44,6 @@ async def nurse(place: Place, ear: Ear) -> AsyncIterator[NurseryClient]:
     async with client(place, ear) as found:
         await warm(place)
         yield found
-
-
-@pytest.fixture
-def context() -> Iterator[zmq.asyncio.Context]:
-    found = kernel_context()
-    yield found
-    found.destroy(linger=0)
 
 
 def zygote(place: Place) -> dict[str, Any]:
