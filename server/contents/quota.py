@@ -28,6 +28,7 @@ KEPT_WALKS: Final = 50.0  # ... or this many times as long as the walk took, so 
 MAX_COUNTED: Final = 200_000
 ABANDONED_S: Final = 86_400.0
 FULL: Final = 507
+TOO_DEEP: Final = "Your folders lie too deep in each other to be counted: delete the deepest, then save again."
 
 
 @dataclass(slots=True)
@@ -53,7 +54,10 @@ class Usage:
 
     def _count(self) -> None:
         began = time.monotonic()
-        self.n_bytes = counted(self.root)
+        try:
+            self.n_bytes = counted(self.root)
+        except RecursionError:
+            raise HTTPError(FULL, TOO_DEEP, reason="Quota exceeded") from None
         took = time.monotonic() - began
         self.fresh_until = time.monotonic() + max(KEPT_S, KEPT_WALKS * took)
 

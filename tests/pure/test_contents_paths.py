@@ -15,7 +15,8 @@ from tornado.web import HTTPError
 from server.contents import beneath
 from server.contents.beneath import Beneath, LeavesRoot, NotRegular
 from server.contents.paths import DRAFT, OURS, UPLOAD, checked, is_hidden, split
-from server.contents.quota import ABANDONED_S, Usage, counted
+from server.contents.quota import ABANDONED_S, TOO_DEEP, Usage, counted
+from tests.nested import nested
 
 
 @pytest.mark.parametrize(
@@ -133,3 +134,9 @@ def test_what_an_upload_of_yesterday_has_left_is_removed_and_not_counted(tmp_pat
         os.utime(file, (long_ago, long_ago))
     assert 3 * 2**16 <= counted(tmp_path) < 4 * 2**16
     assert [file.exists() for file in kept + gone] == [True] * 3 + [False] * 2
+
+
+def test_folders_too_deep_to_be_counted_are_said_to_be_so(tmp_path: Path) -> None:
+    with nested(tmp_path), pytest.raises(HTTPError) as refused:
+        Usage(tmp_path, 1).grow(1)
+    assert (refused.value.status_code, refused.value.log_message) == (507, TOO_DEEP)

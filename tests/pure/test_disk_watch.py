@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 from server import disk_watch
 from server.contents import quota
 from server.disk_watch import DiskWatch
+from tests.nested import nested
 
 
 class House:
@@ -80,17 +79,9 @@ async def test_of_more_files_than_are_counted_a_busy_kernel_is_stopped_while_the
     assert all("more than 10 files" in told for told in house.told)
 
 
-async def test_folders_deeper_than_can_be_walked_are_more_than_can_be_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_folders_deeper_than_can_be_walked_are_more_than_can_be_counted(tmp_path: Path) -> None:
     house, watch = watched(tmp_path)
-    monkeypatch.chdir(tmp_path / "home")
-    for _ in range(sys.getrecursionlimit()):
-        os.mkdir("d")  # noqa: PTH102 (such a path is too long to be named)
-        os.chdir("d")
-    for _ in range(2):
-        await watch._round(fills=True)
+    with nested(tmp_path / "home"):
+        for _ in range(2):
+            await watch._round(fills=True)
     assert len(house.told) == 1
-    for _ in range(sys.getrecursionlimit()):
-        os.chdir("..")
-        os.rmdir("d")  # noqa: PTH106
