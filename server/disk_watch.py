@@ -84,9 +84,9 @@ class DiskWatch:
                 fills = last.n_bytes - room.n_bytes >= self._margin or last.n_files - room.n_files >= MANY_FILES
                 if fills or time.monotonic() >= due:
                     began = time.monotonic()
+                    last, due = room, began + ROUND_S  # first: a round that fails is not tried at each look
                     await self._round(fills=fills)
-                    last, due = room, time.monotonic() + ROUND_S
-                    await asyncio.sleep(min(MOST_REST_S, REST * (due - ROUND_S - began)))
+                    await asyncio.sleep(min(MOST_REST_S, REST * (time.monotonic() - began)))
                 last = Room(max(last.n_bytes, room.n_bytes), max(last.n_files, room.n_files))
             except Exception as error:  # whatever lies in somebody's directory, the others are watched on
                 known = isinstance(error, OSError)

@@ -65,6 +65,7 @@ LESSONS: Final[dict[str, Lesson]] = {
                     "print(p.communicate('b\\na\\n')[0].split())", "['a', 'b']"),
     "a fork": Lesson("import os\nr, w = os.pipe()\nif os.fork() == 0:\n    os.write(w, b'child'); os._exit(0)\n"
                      "print(os.read(r, 9), os.wait()[1])", "b'child' 0"),
+    # It waits a moment: what a fork prints is read by another thread, and nothing tells the cell that it was.
     "output of a fork": Lesson("import os\nif os.fork() == 0:\n    print('child', flush=True); os._exit(0)\n"
                                "import time; _ = os.wait(), time.sleep(.3)", "child"),
     "a pool": Lesson("from multiprocessing import Pool\ndef f(x): return x * x\n"

@@ -61,6 +61,7 @@ LESSONS: Final = {
     "a child": "import subprocess; print(subprocess.run(['ls'], capture_output=True, text=True).stdout)",
     "a python": "import sys; print(subprocess.run([sys.executable, '-c', 'print(\"a.txt\")'], capture_output=True, "
     "text=True).stdout)",
+    # These wait a moment: what a fork prints is read by another thread, and nothing tells the cell that it was.
     "output of a fork": "import os\nif os.fork() == 0:\n    print('a.txt', flush=True); os._exit(0)\n"
     "import time; _ = os.wait(), time.sleep(.3)",
     "long output of a fork": "if os.fork() == 0:\n    print('y' * 100_000 + 'a.txt', flush=True); os._exit(0)\n"
