@@ -16,6 +16,7 @@ from aiohttp import web
 from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager, NoSuchKernel
 from traitlets import TraitError
 
+from kernels.confine.options import NONE
 from server import app_keys
 from server.api_errors import api_error
 
@@ -67,8 +68,11 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def spec_model(name: str, found: dict[str, Any]) -> dict[str, Any]:
-    """A kernelspec as clients see it, with the addresses of its resource files."""
+def spec_model(name: str, found: dict[str, Any], *, debugs: bool) -> dict[str, Any]:
+    """A kernelspec as clients see it, with the addresses of its resource files.
+
+    Unless it `debugs` it promises no debugger: JupyterLab's button for one goes by this, not by what a kernel says.
+    """
     directory = Path(found["resource_dir"])
     resources = {}
     for file in ("kernel.js", "kernel.css"):
@@ -76,21 +80,28 @@ def spec_model(name: str, found: dict[str, Any]) -> dict[str, Any]:
             resources[file] = f"/kernelspecs/{name}/{file}"
     for logo in sorted(directory.glob("logo-*")):
         resources[logo.stem] = f"/kernelspecs/{name}/{logo.name}"
-    return {"name": name, "spec": found["spec"], "resources": resources}
+    spec = found["spec"]
+    if not debugs:
+        spec = spec | {"metadata": spec["metadata"] | {"debugger": False}}
+    return {"name": name, "spec": spec, "resources": resources}
 
 
 async def list_kernelspecs(request: web.Request) -> web.Response:
     """`GET /api/kernelspecs`."""
     kernelspecs = request.app[app_keys.KERNELSPECS]
     specs = await kernelspecs.all()
-    models = await asyncio.to_thread(lambda: {name: spec_model(name, found) for name, found in specs.items()})
+    debugs = _debugs(request)
+    models = await asyncio.to_thread(
+        lambda: {name: spec_model(name, found, debugs=debugs) for name, found in specs.items()}
+    )
     return web.json_response({"default": kernelspecs.default, "kernelspecs": models})
 
 
 async def get_kernelspec(request: web.Request) -> web.Response:
     """`GET /api/kernelspecs/{name}`."""
     name = request.match_info["name"]
-    return web.json_response(await asyncio.to_thread(spec_model, name, await _found(request, name)))
+    found = await _found(request, name)
+    return web.json_response(await asyncio.to_thread(spec_model, name, found, debugs=_debugs(request)))
 
 
 async def kernelspec_file(request: web.Request) -> web.StreamResponse:
@@ -110,6 +121,11 @@ def _file_below(directory: Path, name: str) -> Path | None:
         return wanted if wanted.is_relative_to(root) and wanted.is_file() else None
     except (OSError, RuntimeError, ValueError):  # too long a name; links in a ring; a null character
         return None
+
+
+def _debugs(request: web.Request) -> bool:
+    """Whether kernels may have a debugger: confined ones may not (`kernels/inside/confined.py`)."""
+    return request.app[app_keys.NURSERY].confinement == NONE
 
 
 async def _found(request: web.Request, name: str) -> dict[str, Any]:

@@ -33,7 +33,6 @@ KNOWN: Final = {
         "Notebook 7.6 looks for the settings of a plugin of JupyterLab's that it leaves out; as on a jupyter_server"
     ),
     "reading 'updateRenderOption'": "JupyterLab's progress bar has its settings before its notebook, or after its end",
-    "Could not restore the debugger state: Canceled future": "JupyterLab asks a kernel's debugger, and a restart comes",
     "Canceled future for kernel_info_request": (
         "JupyterLab connects anew when it asks for a restart, and again when the server tells all pages of it"
     ),

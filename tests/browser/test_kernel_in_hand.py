@@ -38,6 +38,7 @@ def test_the_buttons_run_interrupt_and_restart(ada: Student, place: Place) -> No
     notebook.kernel_is("idle")
     notebook.run_and_see(1, "still here")
     notebook.is_done(1, 1)
+    expect(notebook.page.locator(".jp-DebuggerBugButton")).to_have_attribute("aria-disabled", "true")  # it is off here
 
 
 def test_cells_that_wait_behind_an_interrupted_one_do_not_run(ada: Student) -> None:

@@ -197,6 +197,11 @@ async def test_the_debugger_which_would_listen_for_everybody_stays_off(confining
     async with student(confining, "ann") as ann:
         info = await ann.outcome(await ann.send("kernel_info_request", {}))
         assert "debugger" not in info.reply["supported_features"]
+        async with ann.http.get(f"{confining.url}/api/kernelspecs") as answer:
+            specs = (await answer.json())["kernelspecs"]
+        async with ann.http.get(f"{confining.url}/api/kernelspecs/python3") as answer:
+            assert await answer.json() == specs["python3"]
+        assert specs["python3"]["spec"]["metadata"]["debugger"] is False  # what JupyterLab's button goes by
         asked = {"type": "request", "seq": 1, "command": "initialize", "arguments": {}}
         found = await ann.outcome(await ann.send("debug_request", asked, "control"))
         assert found.reply["success"] is False
