@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -116,6 +117,22 @@ def nursery(
     finally:
         assert kernels_command(["stop", "--runtime", str(runtime)]) == 0
     nothing_left(place)
+
+
+@contextmanager
+def own_nursery(warmth: Warmth | None = None) -> Iterator[Place]:
+    """A nursery in a runtime directory of its own, for all tests of a file; each leaves it as `emptied` does."""
+    with tempfile.TemporaryDirectory(prefix="kr-") as made, nursery(Path(made) / "r", warmth=warmth) as found:
+        yield found
+
+
+async def emptied(place: Place) -> None:
+    """Ends what a test has left there, and sees that nothing of it stays."""
+    async with client(place) as nurse:
+        folders = {path.name for path in place.folder.iterdir()}
+        for kernel_id in folders | {record.kernel_id for record in await nurse.kernels()}:
+            await nurse.end(kernel_id, "the test is over")
+    assert [*place.folder.iterdir()] == []
 
 
 def nothing_left(place: Place) -> None:

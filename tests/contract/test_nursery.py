@@ -6,7 +6,7 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,17 +22,24 @@ from tests.nursery_fixture import (
     Place,
     client,
     descriptors,
-    nursery,
+    emptied,
+    own_nursery,
     parent_of,
     state_of,
     until,
 )
 
 
-@pytest.fixture
-def place(runtime_dir: Path) -> Iterator[Place]:
-    with nursery(runtime_dir) as found:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Place]:
+    with own_nursery() as found:
         yield found
+
+
+@pytest.fixture
+async def place(shared: Place) -> AsyncIterator[Place]:
+    yield shared
+    await emptied(shared)
 
 
 async def test_a_spawned_program_runs_as_the_order_says_and_inherits_nothing(place: Place) -> None:

@@ -3,24 +3,29 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import orjson
 import pytest
 
 from kernels.nursery_client import KernelExited
 from kernels.nursery_wire import LINE_BYTES
-from tests.nursery_fixture import Ear, Place, client, descriptors, nursery, until
+from tests.nursery_fixture import Ear, Place, client, descriptors, emptied, own_nursery, until
 
 Lines = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-@pytest.fixture
-def place(runtime_dir: Path) -> Iterator[Place]:
-    with nursery(runtime_dir) as found:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Place]:
+    with own_nursery() as found:
         yield found
+
+
+@pytest.fixture
+async def place(shared: Place) -> AsyncIterator[Place]:
+    yield shared
+    await emptied(shared)
 
 
 async def lines(place: Place) -> Lines:
@@ -54,14 +59,14 @@ async def answer_to(place: Place, sent: bytes, *, then_end: bool = False) -> byt
 async def test_a_bad_line_costs_its_sender_the_connection_and_nobody_else(
     place: Place, sent: bytes, *, then_end: bool, said: str
 ) -> None:
-    ear = Ear()
+    ear, mark = Ear(), len(place.log)
     async with client(place, ear) as other:
         found = orjson.loads(await answer_to(place, sent, then_end=then_end))
         assert found["error"]["kind"] == "bad_request"
         assert said in found["error"]["message"]
         assert (await other.status())["workers"] == ["worker"]
         assert ear.events == []
-    assert place.log.count("nursery_bad_line") == 1
+    assert place.log[mark:].count("nursery_bad_line") == 1
 
 
 @pytest.mark.parametrize(
@@ -83,6 +88,7 @@ async def test_a_bad_line_costs_its_sender_the_connection_and_nobody_else(
     ids=str,
 )
 async def test_a_bad_request_is_answered_and_the_connection_goes_on(place: Place, request_: dict[str, object]) -> None:
+    mark = len(place.log)
     reader, writer = await lines(place)
     try:
         writer.write(orjson.dumps(request_ | {"id": 5}) + b'\n{"id": 6, "op": "status"}\n')
@@ -94,7 +100,7 @@ async def test_a_bad_request_is_answered_and_the_connection_goes_on(place: Place
         assert answers[1]["reply"]["pid"]
     finally:
         writer.close()
-    assert place.log.count("nursery_bad_request") == 1
+    assert place.log[mark:].count("nursery_bad_request") == 1
 
 
 async def test_visitors_that_vanish_harm_nobody(place: Place) -> None:

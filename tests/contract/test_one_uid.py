@@ -5,7 +5,10 @@ The other half, with what works all the same, is `test_one_uid_lives`.
 
 from __future__ import annotations
 
+import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -23,6 +26,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)
 
 REFUSED: Final = ("PermissionError", "OSError: [Errno 38]", "OSError: [Errno 18]")  # ENOSYS, EXDEV
 UNSEEN: Final = ("FileNotFoundError", "ProcessLookupError", "OSError: [Errno 30]")  # EROFS
+NOBODY: Final = 65534
 MEMORY: Final = (
     "from multiprocessing import shared_memory as m\nmade = m.SharedMemory(create=True, size=64)\nprint(made.name)"
 )
@@ -243,3 +247,28 @@ async def test_no_socket_with_a_path_is_made_by_a_kernel_its_threads_or_children
     )
     refused(school, found)
     assert await bob.told("import socket\na, b = socket.socketpair()\na.send(b'x'); print(b.recv(1))") == "b'x'"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it is somebody else already")
+@pytest.mark.parametrize("level", [LANDLOCK, NAMESPACES])
+async def test_all_of_it_with_another_uid(level: str) -> None:
+    """These tests, and those of `test_one_uid_lives`, which as root would show less."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        f"{level} or who_takes or cannot_be_made",
+        __file__,
+        __file__.replace(".py", "_lives.py"),
+    ]
+    done = await asyncio.to_thread(
+        subprocess.run, command, user=NOBODY, group=NOBODY, extra_groups=[],
+        cwd=ROOT, capture_output=True, text=True, timeout=200,
+        env={"PATH": os.environ["PATH"], "HOME": "/", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-8000:]

@@ -1,17 +1,15 @@
 """A lesson works with a kernel that has the server's own uid, nothing of it outlives it, and it takes what it may.
 
-As root these tests and those of `test_one_uid` are run twice: as they are, and by the last one with another uid.
+Not as root, for whom no limit on processes holds and all files are the server's: `test_one_uid` runs them with another
+uid.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
 import stat
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,14 +21,15 @@ import pytest_asyncio
 from kernels import nursery_call, processes
 from kernels.errors import SpawnRefused
 from kernels.records import SpawnOrder
-from local.paths import ROOT
 from tests.cluster.confined import status
 from tests.nursery_fixture import processes_naming, until
 from tests.one_uid import LANDLOCK, NAMESPACES, Ground, Pupil, ground, only, outer
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
-
-NOBODY: Final = 65534
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(os.geteuid() == 0, reason="test_one_uid runs them with another uid"),
+]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=[LANDLOCK, NAMESPACES])
@@ -243,8 +242,6 @@ async def test_who_takes_more_than_a_kernel_may_have_ends_alone(code: str, sente
 
 @pytest.mark.parametrize(("code", "error"), [(BOMB, "BlockingIOError"), (FILLS, "OSError")])
 async def test_who_takes_more_than_there_is_in_its_namespaces_is_refused_it(code: str, error: str) -> None:
-    if os.geteuid() == 0 and code == BOMB:
-        pytest.skip("Linux counts no processes of root's")
     taking = ground(NAMESPACES, processes=100, memory_mib=128)
     async with taking as school, school.pupil("ann") as ann, school.pupil("bob") as bob:
         reply = await bob.talk.execute_interactive(code, output_hook=lambda _: None, timeout=30)
@@ -306,27 +303,3 @@ async def test_a_namespace_that_cannot_be_made_ends_the_start(tmp_path: Path) ->
     order = SpawnOrder("k", "ann", "program", 1, tmp_path, ("true",), {}, tmp_path)
     with pytest.raises(SpawnRefused, match="cannot make namespaces: No space"):
         processes.launch(order, (2,), lambda *_: None, None, broken)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="it is somebody else already")
-@pytest.mark.parametrize("level", [LANDLOCK, NAMESPACES])
-async def test_all_of_it_as_somebody_else(level: str) -> None:
-    """As root no limit on processes holds, and all files are the server's."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        f"{level} or who_takes",
-        __file__,
-    ]
-    done = await asyncio.to_thread(
-        subprocess.run, command, user=NOBODY, group=NOBODY, extra_groups=[],
-        cwd=ROOT, capture_output=True, text=True, timeout=200,
-        env={"PATH": os.environ["PATH"], "HOME": "/", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-8000:]

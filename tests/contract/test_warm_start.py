@@ -24,7 +24,7 @@ from kernels.tenant import Tenant
 from kernels.warmth import Warmth
 from kernels.wires import is_bound
 from tests.kernel_fixture import said, started, talking
-from tests.nursery_fixture import Ear, Place, client, kernel_env, nursery, until
+from tests.nursery_fixture import Ear, Place, client, emptied, kernel_env, own_nursery, until
 
 READY_S = 60.0
 THREADS = (
@@ -32,10 +32,16 @@ THREADS = (
 )
 
 
-@pytest.fixture
-def place(runtime_dir: Path) -> Iterator[Place]:
-    with nursery(runtime_dir, warmth=Warmth(("numpy", "pandas"), 2)) as found:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Place]:
+    with own_nursery(Warmth(("numpy", "pandas"), 2)) as found:
         yield found
+
+
+@pytest.fixture
+async def place(shared: Place) -> AsyncIterator[Place]:
+    yield shared
+    await emptied(shared)
 
 
 async def warm(place: Place) -> None:

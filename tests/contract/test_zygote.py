@@ -20,18 +20,36 @@ from kernels.nursery_client import KernelExited, NurseryBack, NurseryClient
 from kernels.records import KernelRecord
 from kernels.warmth import Warmth
 from tests.kernel_fixture import said, started, talking
-from tests.nursery_fixture import Ear, Place, client, descriptors, kernel_env, nursery, parent_of, state_of, until
+from tests.nursery_fixture import (
+    Ear,
+    Place,
+    client,
+    descriptors,
+    emptied,
+    kernel_env,
+    own_nursery,
+    parent_of,
+    state_of,
+    until,
+)
 
 READY_S = 60.0
 SECRETS = ("REDIS_URL", "KERNELRING_JWT_SECRET")
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Place]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in SECRETS:
+            patch.setenv(name, "sesame-open")
+        with own_nursery(Warmth(("numpy",), 2)) as found:
+            yield found
+
+
 @pytest.fixture
-def place(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    for name in SECRETS:
-        monkeypatch.setenv(name, "sesame-open")
-    with nursery(runtime_dir, warmth=Warmth(("numpy",), 2)) as found:
-        yield found
+async def place(shared: Place) -> AsyncIterator[Place]:
+    yield shared
+    await emptied(shared)
 
 
 @pytest.fixture
