@@ -1,8 +1,7 @@
 """`local/test`: every check of this repository, in the order in which they are quick. Arguments go to pytest.
 
 All of them run, also after one has failed; the exit code is 1 if any did. Caches are kept in `.kernelring`.
-Of the tests of single parts and of those in a browser, which mostly wait, two files run at a time; those of whole
-installations take the machine for themselves, one by one.
+Of the tests two files run at a time: single parts, whole installations, pages in a browser, one kind after the other.
 """
 
 import os
@@ -15,9 +14,7 @@ from local.paths import ROOT, VENV, state_dir, with_venv_on_path
 
 INTERRUPTED = 130
 AT_A_TIME = 2
-PARTS = ("tests/pure", "tests/app", "tests/contract")
-WHOLE = ("tests/cluster",)
-PAGES = ("tests/browser",)
+KINDS = (("tests/pure", "tests/app", "tests/contract"), ("tests/cluster",), ("tests/browser",))
 
 
 def checks(pytest_arguments: list[str]) -> list[list[str]]:
@@ -27,7 +24,7 @@ def checks(pytest_arguments: list[str]) -> list[list[str]]:
     ruff = [sys.executable, "-m", "ruff"]
     pytest = [sys.executable, "-m", "pytest", "-o", f"cache_dir={cache / 'pytest'}"]
     side_by_side = [*pytest, "-n", str(AT_A_TIME), "--dist=loadfile"]
-    whole = [[*side_by_side, *PARTS], [*pytest, *WHOLE], [*side_by_side, *PAGES]]
+    whole = [[*side_by_side, *kind] for kind in KINDS]
     return [
         [*ruff, "check", f"--cache-dir={cache / 'ruff'}", "."],
         [*ruff, "format", "--check", f"--cache-dir={cache / 'ruff'}", "."],
