@@ -30,6 +30,7 @@ _LEGACY_TAIL: Final = b'"channel":%b,"msg_id":%b,"msg_type":%b}'
 _JSON_FIELDS: Final = ("header", "parent_header", "metadata", "content")
 
 
+OWN_PREFIX: Final = "kernelring-own-"  # of the msg_id of what the server says itself
 _SHORT_BYTES: Final = 2048  # what is longer is not remembered
 _NUMBERED: Final = re.compile(rb'\{"kernelring":\[(\d{1,9}),(\d{1,15})\]')
 Number = tuple[int, int]
@@ -178,7 +179,7 @@ def _json_object(name: str, part: str | bytes) -> dict[str, Any]:
 def server_message(channel: str, msg_type: str, content: dict[str, Any], parent: dict[str, Any] | None = None) -> bytes:
     """Return the frame of a message that the server itself says, in the place of the kernel. `parent`: a header."""
     header = {
-        "msg_id": uuid.uuid4().hex,
+        "msg_id": f"{OWN_PREFIX}{uuid.uuid4().hex}",
         "msg_type": msg_type,
         "username": "kernelring",
         "session": "kernelring",

@@ -14,9 +14,9 @@ class Resume:
 
     `after`: the msg_id of the last message that the client was sent; `number`: what the kernel's recorder numbered it
     with. `got`: up to where the client itself has said that it has come; what it was sent since may be lost together
-    with its entry worker. `replies`: the requests whose replies it has lately said that it has got. `pending`:
-    (channel, header) of requests that were handed on and not answered. `since`: when the owner before was last heard,
-    ISO 8601. All empty for a new client.
+    with its entry worker. `unnumbered`: what it has lately said that it has got besides (see `Seat.acknowledge`).
+    `pending`: (channel, header) of requests that were handed on and not answered. `since`: when the owner before was
+    last heard, ISO 8601. All empty for a new client.
     """
 
     client: str
@@ -25,7 +25,7 @@ class Resume:
     pending: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     since: str | None = None
     got: Number | None = None
-    replies: list[str] = field(default_factory=list)
+    unnumbered: list[str] = field(default_factory=list)
 
     @property
     def is_new(self) -> bool:

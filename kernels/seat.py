@@ -26,8 +26,9 @@ class Seat:
     """Made by `AttachedKernel.take_seat`. `cursor` is the number of the last frame that was read.
 
     `number` is the last output, as the kernel's recorder numbers it, that the client is known to have got; None without
-    a recorder. `missed`: how many messages the client can not be given any more. `past`: the last output that it was
-    sent by the owner before, who may have heard it before we do.
+    a recorder. `reached`: it is known to have got all in the backlog up to there, also the server's own words, which
+    have no number. `missed`: how many messages the client can not be given any more. `past`: the last output that it
+    was sent by the owner before, who may have heard it before we do.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Seat:
         self.client = client
         self.cursor = cursor
         self.number = number
+        self.reached = 0
         self.refused: set[str] = set()  # requests that must not be handed on if they are sent again
         self._missed = missed
         self._past = past
@@ -86,8 +88,15 @@ class Seat:
             return
         self._kernel.send(self.client, message, header)
 
-    def acknowledge(self, number: framing.Number, replies: Sequence[str] = ()) -> None:
-        """The client has got all output up to `number`, and the replies to these requests: neither is told again."""
+    def acknowledge(self, number: framing.Number, unnumbered: Sequence[str] = ()) -> None:
+        """The client has got all output up to `number`, and what has none: none of it is told again.
+
+        `unnumbered`: the requests whose replies it has got, and the msg_ids of the server's own messages.
+        """
+        own = [msg_id for msg_id in unnumbered if msg_id.startswith(framing.OWN_PREFIX)]
+        replies = [msg_id for msg_id in unnumbered if msg_id not in own]
+        if own:  # by an owner before us, if it is not here
+            self.reached = max(self.reached, self._backlog.find(own[-1]) or 0)
         for msg_id in replies:
             self._backlog.settle(msg_id, self.client)
         if self.number is not None and (replies or number > self.number):

@@ -125,14 +125,16 @@ class Seating:
         said = [number for number in (resume.got, before and before.number, way.acks.get(resume.client)) if number]
         got = max(said, default=None)
         number = resume.number or got or way.last
-        cursor = self._backlog.after(number)
+        reached = before.reached if before else 0
+        cursor = max(self._backlog.after(number), reached)
         kept = max(self._backlog.dropped, (way.first[0], way.first[1] - 1))
         missed = kept[1] - number[1] if kept[0] == number[0] and kept > number else 0
         seat = Seat(self._kernel, self._backlog, resume.client, cursor, got or number, missed, past=number)
+        seat.reached = reached
         if number[0] != way.last[0]:
             self._end_pending(resume, seat)
         else:  # if its entry worker has gone, nobody else knows what it waits for
-            way.claimed(resume.replies)
+            way.claimed(resume.unnumbered)
             for asked in way.claimable(resume.client, number):
                 self._backlog.claim_answer(asked, resume.client)
         self._adopt_pending(resume)

@@ -206,7 +206,7 @@ class Conversation:
             self._number = self._number or self._link.number
             self._receipts.begin(self._number)
             if self._receipts.got:  # also what it has said while the seat was being taken, to nobody
-                await self._link.acknowledge(self._receipts.got, [*self._receipts.got_replies])
+                await self._link.acknowledge(self._receipts.got, [*self._receipts.got_unnumbered])
             self._again = self._outbox.to_send(self._again)
             while self._again:
                 await self._give(self._link, *self._again[0])
@@ -216,12 +216,12 @@ class Conversation:
 
     def _resume(self) -> Resume:
         pending = self._outbox.pending
-        got, replies = self._receipts.got, [*self._receipts.got_replies]
+        got, unnumbered = self._receipts.got, [*self._receipts.got_unnumbered]
         if self._last is None and not pending:
-            return Resume(self._client, number=self._number, got=got, replies=replies)
+            return Resume(self._client, number=self._number, got=got, unnumbered=unnumbered)
         after = orjson.loads(framing.part_of(self._last, 0))["msg_id"] if self._last else None
         since = self._heard_at.isoformat().replace("+00:00", "Z")
-        return Resume(self._client, after, self._number, pending, since, got, replies)
+        return Resume(self._client, after, self._number, pending, since, got, unnumbered)
 
     async def _seat_here(self) -> Link:
         try:
@@ -362,19 +362,25 @@ class Conversation:
     async def _pass_on(self, frame: bytes) -> None:
         channel = framing.channel_of(frame)
         if channel in ("shell", "control"):  # one that it has already, too: this owner does not know that
-            self._receipts.replied(framing.msg_id_of(framing.part_of(frame, 1)))
+            self._receipts.sent_unnumbered(framing.msg_id_of(framing.part_of(frame, 1)))
         if not self._outbox.heard(channel, frame):
             return
         try:
             await self._socket.pass_on(frame)
         except MalformedFrame as error:  # a kernel that sends what cannot be said in JSON
             log.warning("frame_not_passed_on", user=self._user, kernel=self._kernel_id, why=str(error))
-        if channel == "iopub" and not framing.is_servers_own(frame):  # what the next owner has heard, too
-            self._last = frame
-            if number := framing.number_of(framing.part_of(frame, 2)):
-                self._number = number
-                self._receipts.sent(number)
+        if channel == "iopub":
+            self._note_sent(frame)
         self._heard_at = datetime.now(UTC)
+
+    def _note_sent(self, output: bytes) -> None:
+        if framing.is_servers_own(output):
+            self._receipts.sent_unnumbered(framing.msg_id_of(framing.part_of(output, 0)))
+            return
+        self._last = output  # the next owner has heard it, too
+        if number := framing.number_of(framing.part_of(output, 2)):
+            self._number = number
+            self._receipts.sent(number)
 
 
 async def close_sockets(app: web.Application) -> None:

@@ -52,8 +52,8 @@ class Link(Protocol):
     def number(self) -> Number | None:
         """The last output that the client has got, as the kernel numbers it; None: the kernel does not."""
 
-    async def acknowledge(self, number: Number, replies: list[str]) -> None:
-        """The client has got all output up to `number`, and the replies to these requests. An ended link ignores it."""
+    async def acknowledge(self, number: Number, unnumbered: list[str]) -> None:
+        """The client has got this (`Seat.acknowledge` says what). An ended link ignores it."""
 
     @property
     def untaken_bytes(self) -> int:
@@ -76,9 +76,9 @@ class LocalLink:
         self.number = seat.number
         self._seat = seat
 
-    async def acknowledge(self, number: Number, replies: list[str]) -> None:
+    async def acknowledge(self, number: Number, unnumbered: list[str]) -> None:
         """The seat is told."""
-        self._seat.acknowledge(number, replies)
+        self._seat.acknowledge(number, unnumbered)
 
     @property
     def ended(self) -> bool:
@@ -121,10 +121,10 @@ class PeerLink:
         link.number = number_in(orjson.loads(answer.data)["number"])
         return link
 
-    async def acknowledge(self, number: Number, replies: list[str]) -> None:
+    async def acknowledge(self, number: Number, unnumbered: list[str]) -> None:
         """A text to the peer."""
         with suppress(ConnectionError, aiohttp.ClientError):
-            await self._socket.send_str(dump_number(number, replies))
+            await self._socket.send_str(dump_number(number, unnumbered))
 
     @property
     def ended(self) -> bool:
@@ -207,9 +207,9 @@ def moved(taken: int, why: str) -> bytes:
     return f"{taken} {why}".encode()[:MAX_REASON]
 
 
-def dump_number(number: Number | None, replies: Sequence[str] = ()) -> str:
+def dump_number(number: Number | None, unnumbered: Sequence[str] = ()) -> str:
     """What the owner says when the seat is given, and the entry worker when its client has got so much."""
-    return orjson.dumps({"number": number, "replies": replies}).decode()
+    return orjson.dumps({"number": number, "unnumbered": unnumbered}).decode()
 
 
 def number_in(value: Any) -> Number | None:

@@ -119,7 +119,7 @@ class _Place:
             if received.type is WSMsgType.TEXT:
                 told = orjson.loads(received.data)
                 if number := number_in(told["number"]):
-                    seat.acknowledge(number, told["replies"])
+                    seat.acknowledge(number, told["unnumbered"])
                 continue
             if received.type is not WSMsgType.BINARY:
                 return

@@ -19,7 +19,7 @@ from kernels.framing import Number
 # 10,000 of a chaos run, at this pace it is below 1 (of which the recorder's pace, ACK_EVERY_S, has its part).
 ASK_EVERY_S: Final = 0.02
 MAX_SEQ: Final = 24
-MAX_REPLIES: Final = 64
+MAX_UNNUMBERED: Final = 64
 
 
 class Receipts:
@@ -29,9 +29,9 @@ class Receipts:
         self.got = got
         self._ping = ping
         self._sent = got
-        self._replies: list[str] = []  # requests whose replies it was sent; of the first `_asked` the ping asks, too
+        self._unnumbered: list[str] = []  # what it was sent besides; of the first `_asked` the ping asks, too
         self._asked = 0
-        self.got_replies: deque[str] = deque(maxlen=MAX_REPLIES)  # the newest of them, for a next owner
+        self.got_unnumbered: deque[str] = deque(maxlen=MAX_UNNUMBERED)  # the newest of them, for a next owner
         self._more = asyncio.Event()  # something was sent since the last ping
         self._answered = asyncio.Event()
 
@@ -45,25 +45,25 @@ class Receipts:
         self._sent = number
         self._more.set()
 
-    def replied(self, msg_id: str) -> None:
-        """The client was sent the reply to this request, which has no number of its own."""
+    def sent_unnumbered(self, msg_id: str) -> None:
+        """The client was sent the reply to this request, or this message of the server's own."""
         if self._sent:  # else the kernel numbers nothing
-            self._replies.append(msg_id)
+            self._unnumbered.append(msg_id)
             self._more.set()
 
     def heard(self, payload: bytes) -> tuple[Number, list[str]] | None:
-        """A pong has come: return what the client has got, output up to a number and replies, if that is news."""
+        """A pong has come: return what the client has got, output up to a number and what has none, if that is news."""
         number = number_said(payload.decode("ascii", "replace"))
         if number is None or self._sent is None or number > self._sent:
             return None
         self._answered.set()
-        replies, self._replies = self._replies[: self._asked], self._replies[self._asked :]
+        unnumbered, self._unnumbered = self._unnumbered[: self._asked], self._unnumbered[self._asked :]
         self._asked = 0
-        self.got_replies.extend(replies)
-        if self.got and number <= self.got and not replies:
+        self.got_unnumbered.extend(unnumbered)
+        if self.got and number <= self.got and not unnumbered:
             return None
         self.got = max(number, self.got or number)
-        return self.got, replies
+        return self.got, unnumbered
 
     async def ask(self) -> None:
         """Ask, as long as this task runs: at once when there is something new, then at that pace."""
@@ -76,14 +76,14 @@ class Receipts:
         """Return when the client has answered for all that it was sent, or after `within_s`. Nothing else asks now."""
         with suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(within_s):
-                while self.got != self._sent or self._replies:
+                while self.got != self._sent or self._unnumbered:
                     await self._ask_once()
 
     async def _ask_once(self) -> None:
         assert self._sent
         self._more.clear()
         self._answered.clear()
-        self._asked = len(self._replies)
+        self._asked = len(self._unnumbered)
         await self._ping(b"%d.%d" % self._sent)
         await self._answered.wait()
 

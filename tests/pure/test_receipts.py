@@ -40,12 +40,12 @@ async def test_a_pong_says_which_replies_came_before_its_ping() -> None:
     client = Client()
     asking = asyncio.create_task(client.receipts.ask())
     client.receipts.sent((1, 7))
-    client.receipts.replied("a")
+    client.receipts.sent_unnumbered("a")
     ping = await client.pinged()
-    client.receipts.replied("b")
+    client.receipts.sent_unnumbered("b")
     assert client.receipts.heard(ping) == ((1, 7), ["a"])
     assert await client.answer() == ((1, 7), ["b"])
-    assert [*client.receipts.got_replies] == ["a", "b"]
+    assert [*client.receipts.got_unnumbered] == ["a", "b"]
     asking.cancel()
 
 
@@ -59,7 +59,7 @@ def test_a_pong_that_says_more_than_was_sent_or_nothing_is_no_news() -> None:
 async def test_before_a_close_everything_is_asked_for_and_a_silent_client_not_waited_for() -> None:
     client = Client()
     client.receipts.sent((1, 7))
-    client.receipts.replied("a")
+    client.receipts.sent_unnumbered("a")
     settling = asyncio.create_task(client.receipts.settle(WITHIN_S))
     assert await client.answer() == ((1, 7), ["a"])
     await settling
