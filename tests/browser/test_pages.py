@@ -107,13 +107,14 @@ def _is_ours(url: str, stack: Stack) -> bool:
     return url.startswith((stack.url, "data:", "blob:"))
 
 
-@pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("path", READY)
-def test_each_page_loads_whole(visit: Visit, path: str, width: int) -> None:
-    page = visit(path, width=width)
+def test_each_page_loads_whole_and_fits_a_window_that_becomes_narrow(visit: Visit, path: str) -> None:
+    page = visit(path)
     expect(page.locator(READY[path]).first).to_be_attached(timeout=SOON_MS)
     page.wait_for_load_state("networkidle")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for width in (1280, 400):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_function(f"document.documentElement.scrollWidth <= {width}", timeout=SOON_MS)
 
 
 @pytest.mark.parametrize("path", ["/notebooks/lesson.ipynb", "/lab/tree/lesson.ipynb"])
