@@ -28,6 +28,7 @@ from local.stack import Stack
 from tests.cluster.attack_ground import DIARY, LIVES_S, attacked
 from tests.cluster.attack_requests import COOKIE, Known, Try, head, heard, logged_in
 from tests.cluster.confined import told
+from tests.cluster.conftest import LEAN
 from tests.cluster.levels import WITH_UIDS, stack_at
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
@@ -123,7 +124,7 @@ OF_THE_WEB: Final = {
 
 @pytest.fixture(scope="module", params=["uids", "landlock"])
 def confining(request: pytest.FixtureRequest) -> Iterator[Stack]:
-    with stack_at(request.param) as stack:
+    with stack_at(request.param, **LEAN) as stack:
         yield stack
 
 

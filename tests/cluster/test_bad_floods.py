@@ -35,7 +35,7 @@ from tests.cluster.attack import (
     vanish,
     ws_frame,
 )
-from tests.cluster.conftest import running
+from tests.cluster.conftest import LEAN, running
 from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -55,7 +55,7 @@ def redis() -> Iterator[RedisServer]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(redis: RedisServer) -> AsyncIterator[Place]:
-    with running(redis) as stack:
+    with running(redis, settings=LEAN) as stack:
         async with place_at(stack) as found:
             yield found
 

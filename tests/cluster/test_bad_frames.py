@@ -33,7 +33,7 @@ from tests.cluster.attack import (
     undisturbed,
     ws_frame,
 )
-from tests.cluster.conftest import running
+from tests.cluster.conftest import LEAN, running
 from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -46,7 +46,7 @@ JSON_HEADER: Final = orjson.dumps(HEADER)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place() -> AsyncIterator[Place]:
-    with RedisServer() as redis, running(redis, settings={"KERNELRING_MAX_MESSAGE_MIB": str(MAX_MIB)}) as stack:
+    with RedisServer() as redis, running(redis, settings=LEAN | {"KERNELRING_MAX_MESSAGE_MIB": str(MAX_MIB)}) as stack:
         async with place_at(stack) as found:
             yield found
 

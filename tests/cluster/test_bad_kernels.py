@@ -22,7 +22,7 @@ from kernels.lifecycle import RESTART_LIMIT
 from local.stack import Stack
 from local.student import Said, Student
 from tests.cluster.attack import Place, authorization, complaints, is_jupyters, place_at, undisturbed
-from tests.cluster.conftest import running
+from tests.cluster.conftest import LEAN, running
 from tests.nursery_fixture import PROGRAMS
 from tests.redis_server import RedisServer
 
@@ -54,7 +54,7 @@ async def place() -> AsyncIterator[Place]:
             (kernels / name / "kernel.json").write_text(json.dumps({"display_name": name, "language": "none"} | spec))
         (kernels / "broken").mkdir()
         (kernels / "broken" / "kernel.json").write_text("{")
-        settings = {"JUPYTER_PATH": folder, "KERNELRING_KERNEL_START_S": str(START_S)}
+        settings = LEAN | {"JUPYTER_PATH": folder, "KERNELRING_KERNEL_START_S": str(START_S)}
         with running(redis, settings=settings) as stack:
             async with place_at(stack) as found:
                 yield found

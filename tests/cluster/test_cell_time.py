@@ -12,7 +12,7 @@ import pytest
 
 from local.stack import Stack
 from local.student import Student
-from tests.cluster.conftest import all_again, running
+from tests.cluster.conftest import LEAN, all_again, running
 from tests.redis_server import RedisServer
 
 LIMIT_S = 6.0
@@ -30,7 +30,7 @@ while True:
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    settings = {"KERNELRING_CELL_MINUTES": str(LIMIT_S / 60)}
+    settings = LEAN | {"KERNELRING_CELL_MINUTES": str(LIMIT_S / 60)}
     with RedisServer() as server, running(server, workers=2, settings=settings) as shared:
         yield shared
 

@@ -13,7 +13,7 @@ import pytest
 
 from local.stack import Stack
 from local.student import Said, Student
-from tests.cluster.conftest import NewStack
+from tests.cluster.conftest import LEAN, NewStack
 
 CLASS: Final = 350
 WITHIN_S: Final = 240.0
@@ -58,7 +58,7 @@ class Pupil:
 
 @pytest.mark.timeout(int(2 * WITHIN_S))
 async def test_a_class_that_starts_at_once_is_served_in_order(new_stack: NewStack) -> None:
-    stack = new_stack(workers=4, settings={"KERNELRING_PRELOAD": "none"})
+    stack = new_stack(workers=4, settings=LEAN)
     async with AsyncExitStack() as room:
         pupils = [
             Pupil(await room.enter_async_context(Student(stack.url, stack.token(f"pupil{number}"))))

@@ -20,6 +20,7 @@ from kernels import nursery_call
 from local.stack import Stack
 from local.student import Student
 from tests.cluster.confined import attempts, record, status, student, told
+from tests.cluster.conftest import LEAN
 from tests.cluster.lessons import LESSONS, came_of, expected
 from tests.cluster.levels import LEVELS, WITH_UIDS, level_of, stack_at
 from tests.nursery_fixture import until
@@ -51,7 +52,7 @@ COLD: Final = ("a list of files", "a pool", "a manager", "shared memory", "a sub
 
 @pytest.fixture(scope="module", params=LEVELS)
 def confining(request: pytest.FixtureRequest) -> Iterator[Stack]:
-    with stack_at(request.param) as stack:
+    with stack_at(request.param, **LEAN) as stack:
         yield stack
 
 

@@ -18,7 +18,7 @@ import pytest_asyncio
 from kernels.house_rules import LOST
 from local.stack import Event, Stack
 from local.student import Said, SocketClosed, Student
-from tests.cluster.conftest import all_again, running, warmed
+from tests.cluster.conftest import LEAN, all_again, running, warmed
 from tests.cluster.side_by_side import SideBySide, Told
 from tests.redis_server import RedisServer
 
@@ -28,7 +28,6 @@ IDLE_S = 3.0
 PATIENT_S = 12.0
 LIFE_S = 20
 SENTENCE = "Your kernel was idle for 3 seconds and was ended to make room."
-LEAN = {"KERNELRING_PRELOAD": "none"}
 QUICK = LEAN | {"KERNELRING_IDLE_MINUTES": str(IDLE_S / 60)}
 NEVER, SOON = "never-idle", "soon-idle"
 

@@ -8,6 +8,7 @@ import pytest
 
 from local.student import Student
 from tests.cluster.confined import confined_stack, student, told
+from tests.cluster.conftest import LEAN
 from tests.cluster.test_limits_of_kernels import said
 
 QUOTA_MIB = 8
@@ -37,7 +38,7 @@ async def fills(who: Student) -> str:
 
 @pytest.mark.timeout(240)
 async def test_a_cell_that_fills_the_disk_is_stopped_and_its_user_can_make_room() -> None:
-    with confined_stack(KERNELRING_QUOTA_MIB=str(QUOTA_MIB)) as stack:
+    with confined_stack(**LEAN, KERNELRING_QUOTA_MIB=str(QUOTA_MIB)) as stack:
         async with student(stack, "ada") as ada, student(stack, "mallory") as mallory:
             await told(ada, HAS_MUCH)
             words = await fills(mallory)

@@ -15,7 +15,7 @@ from kernels.nursery_client import NurseryClient
 from kernels.nursery_wire import socket_path
 from local.stack import Stack
 from local.student import Student
-from tests.cluster.conftest import NewStack
+from tests.cluster.conftest import LEAN, NewStack
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -126,7 +126,7 @@ def kill_owner(stack: Stack) -> None:
 
 
 async def test_it_is_told_too_when_the_owner_was_replaced_meanwhile(new_stack: NewStack) -> None:
-    stack = new_stack(workers=2)
+    stack = new_stack(workers=2, settings=LEAN)
     async with Student(stack.url, stack.token("ada")) as ada:
         await ada.start()
         await ada.open()

@@ -24,7 +24,7 @@ import redis as redis_client
 from kernels.errors import NurseryUnavailable
 from local.stack import Stack
 from local.student import SocketClosed, Student
-from tests.cluster.conftest import running
+from tests.cluster.conftest import LEAN, running
 from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
@@ -106,7 +106,7 @@ def redis() -> Iterator[RedisServer]:
 @pytest.fixture(scope="module")
 def stack(redis: RedisServer) -> Iterator[Stack]:
     """One installation for all faults; at its end nothing may be left, whatever has struck it."""
-    with running(redis) as shared:
+    with running(redis, settings=LEAN) as shared:
         yield shared
 
 

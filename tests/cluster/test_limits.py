@@ -8,7 +8,7 @@ import signal
 from typing import Any
 
 from local.student import Student
-from tests.cluster.conftest import NewStack
+from tests.cluster.conftest import LEAN, NewStack
 
 MOST = 3
 SENTENCE = "You have 3 kernels, the limit. Shut one down first (Running tab)."
@@ -23,7 +23,7 @@ async def start(student: Student, number: int) -> tuple[int, Any]:
 
 
 async def test_a_user_gets_as_many_kernels_as_allowed_and_then_a_sentence(new_stack: NewStack) -> None:
-    stack = new_stack(workers=4, settings={"KERNELRING_USER_KERNELS": str(MOST)})
+    stack = new_stack(workers=4, settings=LEAN | {"KERNELRING_USER_KERNELS": str(MOST)})
     async with Student(stack.url, stack.token("ann")) as ann, Student(stack.url, stack.token("bob")) as bob:
         answers = await asyncio.gather(*(start(ann, number) for number in range(12)))
         assert sorted(status for status, _ in answers) == [201] * MOST + [429] * (12 - MOST)
@@ -44,7 +44,7 @@ async def test_a_user_gets_as_many_kernels_as_allowed_and_then_a_sentence(new_st
 
 
 async def test_who_has_as_many_as_allowed_can_still_change_the_kernel_of_a_notebook(new_stack: NewStack) -> None:
-    stack = new_stack(workers=2, settings={"KERNELRING_USER_KERNELS": "1"})
+    stack = new_stack(workers=2, settings=LEAN | {"KERNELRING_USER_KERNELS": "1"})
     async with Student(stack.url, stack.token("ann")) as ann:
         session = (await start(ann, 2))[1]
         for _ in range(2):

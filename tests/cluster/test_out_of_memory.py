@@ -17,7 +17,7 @@ import pytest
 
 from kernels.oom import CGROUPS, own_group
 from tests.cluster.attack_ground import attacked
-from tests.cluster.conftest import running
+from tests.cluster.conftest import LEAN, running
 from tests.cluster.test_limits_of_kernels import said
 from tests.redis_server import RedisServer
 
@@ -26,7 +26,7 @@ GREEDY = f"taken = b'x' * ({2 * ROOM_MIB} * 2**20)"
 GONE_S = 10.0
 TOPS = ((CGROUPS / "memory", "memory.limit_in_bytes"), (CGROUPS, "memory.max"))
 # Nothing of ours may be quicker: neither its own limit nor the watchdog.
-SETTINGS = {"KERNELRING_KERNEL_MEMORY_MIB": "100000", "KERNELRING_KERNEL_TOTAL_MIB": "100000"}
+SETTINGS = LEAN | {"KERNELRING_KERNEL_MEMORY_MIB": "100000", "KERNELRING_KERNEL_TOTAL_MIB": "100000"}
 
 
 @contextmanager

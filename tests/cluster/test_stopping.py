@@ -7,12 +7,12 @@ import signal
 
 import pytest
 
-from tests.cluster.conftest import NewStack, files_of
+from tests.cluster.conftest import LEAN, NewStack, files_of
 
 
 @pytest.mark.timeout(180)
 def test_a_worker_that_is_told_to_stop_while_it_starts_stops_and_leaves_nothing(new_stack: NewStack) -> None:
-    stack = new_stack(workers=2)
+    stack = new_stack(workers=2, settings=LEAN)
     old, mark = set(stack.worker_pids()), stack.mark()
     os.kill(min(old), signal.SIGKILL)
     stack.wait(lambda: "Booting worker" in stack.log_path.read_bytes()[mark:].decode(), "the next worker's fork")

@@ -16,7 +16,7 @@ from kernels import nursery_call
 from kernels.records import KernelRecord
 from local.stack import Stack
 from local.student import Said, Student
-from tests.cluster.conftest import NewStack, all_again, running
+from tests.cluster.conftest import LEAN, NewStack, all_again, running
 from tests.redis_server import RedisServer
 
 WORDS: Final = "[kernelring] The machine is busy starting other kernels; yours is number {}.\n"
@@ -24,7 +24,10 @@ WORDS: Final = "[kernelring] The machine is busy starting other kernels; yours i
 
 @pytest.fixture(scope="module")
 def one_kernel() -> Iterator[Stack]:
-    with RedisServer() as server, running(server, workers=2, settings={"KERNELRING_HOST_KERNELS": "1"}) as shared:
+    with (
+        RedisServer() as server,
+        running(server, workers=2, settings=LEAN | {"KERNELRING_HOST_KERNELS": "1"}) as shared,
+    ):
         yield shared
 
 
@@ -96,7 +99,7 @@ async def test_a_start_waits_visibly_and_is_served_when_there_is_room(crowded: S
 
 
 async def test_who_waits_too_long_is_told_why_and_may_start_again(new_stack: NewStack) -> None:
-    settings = {"KERNELRING_FREE_MEMORY_MIB": "1048576", "KERNELRING_START_WAIT_S": "3"}
+    settings = LEAN | {"KERNELRING_FREE_MEMORY_MIB": "1048576", "KERNELRING_START_WAIT_S": "3"}
     stack = new_stack(workers=2, settings=settings)
     async with Student(stack.url, stack.token("ann")) as ann:
         await ann.start()
