@@ -44,7 +44,15 @@ FLOOD: Final = 20_000
 # What a flood may add to a worker: the bound on what waits for one kernel (64 MiB), the backlog of one (8 MiB), and
 # what Python and libzmq need beside it.
 GROWTH_MIB: Final = 160
-HOLD: Final = "import time\nprint('busy', flush=True)\ntry:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    pass"
+HOLD: Final = """
+import time
+print('busy', flush=True)
+try:
+    for _ in range(6000):
+        time.sleep(0.1)
+except KeyboardInterrupt:
+    pass
+"""
 
 
 @pytest.fixture(scope="module")
