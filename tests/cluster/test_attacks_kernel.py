@@ -33,7 +33,6 @@ from tests.cluster.attack import resident_mib
 from tests.cluster.attack_cells import ATTACKS, LEFT_OUT, NEEDED, refusal_of
 from tests.cluster.attack_ground import DIARY, Ground, attacked
 from tests.cluster.confined import attempts, record, status, student, told
-from tests.cluster.conftest import LEAN
 from tests.cluster.levels import LEVELS, stack_at
 from tests.nursery_fixture import until
 
@@ -59,7 +58,7 @@ def level(request: pytest.FixtureRequest) -> str:
 def confining(level: str) -> Iterator[Stack]:
     first, _ = own_uids.claim() if level == "uids" else (0, 0)
     few = {"KERNELRING_UIDS": f"{first}-{first + N_UIDS - 1}"} if first else {}
-    with stack_at(level, **LEAN, **LIMITS, **few) as stack:
+    with stack_at(level, **LIMITS, **few) as stack:
         yield stack
 
 
