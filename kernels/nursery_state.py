@@ -26,7 +26,7 @@ from kernels.errors import ClaimRefused, KernelStuck, SpawnRefused, TooManyKerne
 from kernels.nursery_ends import how_it_ended
 from kernels.nursery_rooms import Rooms
 from kernels.nursery_starts import Starts
-from kernels.nursery_ward import Ward, check_owner, check_successor, first_record
+from kernels.nursery_ward import Ward, check_first, check_owner, check_successor, first_record
 from kernels.nursery_watch import Watch
 from kernels.nursery_zygote import Nest, NoSpare
 from kernels.oom import OomKills
@@ -100,8 +100,8 @@ class Kernels:
     def spawn(self, order: SpawnOrder) -> KernelRecord:
         """Starts a kernel, or returns the record of this incarnation if it was started before.
 
-        Raises SpawnRefused: a lower incarnation than the last, one while the last still runs, a directory
-        that is not this kernel's, a command that cannot be run.
+        Raises SpawnRefused: a lower incarnation than the last, one while the last still runs, one of a kernel that has
+        been ended meanwhile, a directory that is not this kernel's, a command that cannot be run.
         """
         ward = self._wards.get(order.kernel_id)
         if ward:
@@ -111,6 +111,7 @@ class Kernels:
             check_successor(ward.record, order)
         nursery_disk.check_directory(order, self._folder)
         if ward is None:
+            check_first(order)
             self._check_share(order)
         never_ran = ward is None or not ward.record.pid
         if never_ran and self._starts.must_wait(order.bounds):

@@ -82,6 +82,16 @@ def check_successor(last: KernelRecord, order: SpawnOrder) -> None:
         raise SpawnRefused(f"incarnation {last.incarnation} is still running")
 
 
+def check_first(order: SpawnOrder) -> None:
+    """Raises SpawnRefused for an order that would start a kernel again that has been ended.
+
+    A former owner that is about to let go hears of the end of the process as of a death. What it writes for the next
+    one while the directory is being removed may keep that, so the directory proves nothing.
+    """
+    if order.incarnation > 1:
+        raise SpawnRefused(f"kernel {order.kernel_id} has been ended")
+
+
 def first_record(order: SpawnOrder, before: KernelRecord | None, pid: int, started: int) -> KernelRecord:
     """A restart keeps claim and notes: they are the kernel's, not the process'."""
     return KernelRecord(

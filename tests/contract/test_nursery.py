@@ -80,19 +80,19 @@ async def test_the_same_order_sent_again_starts_nothing(place: Place) -> None:
 async def test_incarnations_only_rise_and_wait_for_the_last_to_end(place: Place) -> None:
     ear = Ear()
     async with client(place, ear) as nurse:
-        order = replace(place.order(), incarnation=3)
+        order = place.order()
         record = await nurse.spawn(order)
         with pytest.raises(SpawnRefused, match="still running"):
-            await nurse.spawn(replace(order, incarnation=4))
+            await nurse.spawn(replace(order, incarnation=2))
         await nurse.note(order.kernel_id, {"a": 1})
         await nurse.claim(order.kernel_id, 5, "boot")
         os.kill(record.pid, signal.SIGKILL)
         await ear.hear(KernelExited)
+        second = await nurse.spawn(replace(order, incarnation=2))
+        assert (second.incarnation, second.state, second.exit) == (2, "running", None)
+        assert (second.notes, second.claim_epoch, second.claim_boot) == ({"a": 1}, 5, "boot")
         with pytest.raises(SpawnRefused, match="is over"):
-            await nurse.spawn(replace(order, incarnation=2))
-        fourth = await nurse.spawn(replace(order, incarnation=4))
-        assert (fourth.incarnation, fourth.state, fourth.exit) == (4, "running", None)
-        assert (fourth.notes, fourth.claim_epoch, fourth.claim_boot) == ({"a": 1}, 5, "boot")
+            await nurse.spawn(order)
 
 
 async def test_an_order_that_cannot_be_carried_out_is_refused_in_words(place: Place) -> None:
@@ -207,6 +207,18 @@ async def test_many_can_be_ended_by_many_at_once(place: Place) -> None:
         await asyncio.gather(*(one.spawn(order) for order in orders))
         await asyncio.gather(*(nurse.end(order.kernel_id, "x") for nurse in (one, two) for order in orders))
         assert await two.kernels() == []
+
+
+async def test_a_kernel_that_was_ended_is_not_started_again_by_who_took_its_end_for_a_death(place: Place) -> None:
+    async with client(place) as nurse:
+        order = place.order()
+        await nurse.spawn(order)
+        await nurse.end(order.kernel_id, "deleted")
+        order.directory.mkdir()  # as it stays when somebody writes into it while it is being removed
+        (order.directory / "connection.json").write_text("{}")
+        with pytest.raises(SpawnRefused, match="has been ended"):
+            await nurse.spawn(replace(order, incarnation=2))
+        assert await nurse.kernels() == []
 
 
 async def test_a_list_is_of_one_user_or_of_all(place: Place) -> None:
