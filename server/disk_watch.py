@@ -118,9 +118,10 @@ class DiskWatch:
         return Used(n_bytes, n_files)
 
     def _is_too_much(self, used: Used, before: Used, *, at_work: bool) -> bool:
-        """`at_work`: the disk fills, and a cell of theirs runs."""
-        if used.n_bytes > self._quota_mib * MIB + self._margin:
-            return used.n_bytes > before.n_bytes
+        """`at_work`: the disk fills, and a cell of theirs runs. Else what grew may have come to its end since."""
+        most = self._quota_mib * MIB + self._margin
+        if used.n_bytes > most:
+            return used.n_bytes > before.n_bytes and (at_work or before.n_bytes > most)
         # Of more files than are counted it is not known whether there are still more.
         return used.n_files > MAX_COUNTED and (at_work or used.n_files > before.n_files)
 

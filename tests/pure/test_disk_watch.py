@@ -53,6 +53,21 @@ async def test_who_has_too_much_is_stopped_when_it_grows_and_not_before(
     assert told.startswith("Your files take 5 of 1 MiB, and a cell went on to write")
 
 
+@pytest.mark.parametrize(("state", "stopped"), [("busy", 1), ("idle", 0)])
+async def test_whose_cell_has_ended_since_it_grew_too_much_is_left_alone_until_there_is_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, stopped: int
+) -> None:
+    monkeypatch.setattr(disk_watch, "LEAST_MARGIN", 2 * quota.MIB)
+    house, watch = watched(tmp_path, state)
+    for mib in (2, 4, 4):
+        write(tmp_path / "home" / "a", mib)
+        await watch._round(fills=True)
+    assert len(house.told) == stopped
+    write(tmp_path / "home" / "a", 5)  # by what it has left running
+    await watch._round(fills=False)
+    assert len(house.told) == stopped + 1
+
+
 async def test_what_is_within_the_margin_may_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_watch, "LEAST_MARGIN", 2 * quota.MIB)
     house, watch = watched(tmp_path)
