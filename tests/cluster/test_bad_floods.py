@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack
+from textwrap import indent
 from typing import Any, Final
 
 import orjson
@@ -37,6 +38,7 @@ from tests.cluster.attack import (
 )
 from tests.cluster.conftest import LEAN, running
 from tests.redis_server import RedisServer
+from tests.sleeping import SLEEPS
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
@@ -44,12 +46,10 @@ FLOOD: Final = 20_000
 # What a flood may add to a worker: the bound on what waits for one kernel (64 MiB), the backlog of one (8 MiB), and
 # what Python and libzmq need beside it.
 GROWTH_MIB: Final = 160
-HOLD: Final = """
-import time
+HOLD: Final = f"""
 print('busy', flush=True)
 try:
-    for _ in range(6000):
-        time.sleep(0.1)
+{indent(SLEEPS, "    ")}
 except KeyboardInterrupt:
     pass
 """

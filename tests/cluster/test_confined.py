@@ -20,11 +20,11 @@ from kernels import nursery_call
 from local.stack import Stack
 from local.student import Student
 from tests.cluster.confined import attempts, record, status, student, told
-from tests.cluster.conftest import LEAN
 from tests.cluster.lessons import LESSONS, came_of, expected
 from tests.cluster.levels import LEVELS, WITH_UIDS, level_of, stack_at
 from tests.nursery_fixture import until
 from tests.redis_server import RedisServer
+from tests.sleeping import SLEEPS
 
 LIBC: Final = """
 import ctypes, os, signal, socket
@@ -52,7 +52,7 @@ COLD: Final = ("a list of files", "a pool", "a manager", "shared memory", "a sub
 
 @pytest.fixture(scope="module", params=LEVELS)
 def confining(request: pytest.FixtureRequest) -> Iterator[Stack]:
-    with stack_at(request.param, **LEAN) as stack:
+    with stack_at(request.param) as stack:
         yield stack
 
 
@@ -226,7 +226,7 @@ async def test_a_kernel_that_is_not_forked_is_confined_and_teaches_as_well(confi
 
 async def test_a_kernel_is_interrupted_restarted_and_ended(confining: Stack) -> None:
     async with student(confining, "ann") as ann:
-        asked = await ann.ask("import time\nprint('here', flush=True)\nfor _ in range(6000): time.sleep(0.1)")
+        asked = await ann.ask(f"print('here', flush=True)\n{SLEEPS}")
         while (await ann.receive()).kind != "stream":
             pass
         assert (await ann.call("POST", f"/api/kernels/{ann.kernel_id}/interrupt"))[0] == 204

@@ -22,7 +22,6 @@ from kernels.confine.uids import Uids
 from local.stack import Stack
 from local.student import Student
 from tests.cluster.confined import attempts, student, told
-from tests.cluster.conftest import LEAN
 from tests.cluster.levels import LEVELS, WITH_UIDS, level_of, server_uid, stack_at
 
 pytestmark = [
@@ -46,7 +45,7 @@ def confining(request: pytest.FixtureRequest) -> Iterator[Stack]:
     with tempfile.TemporaryDirectory(prefix="kr-course-") as course:
         Path(course).chmod(0o755)
         Path(course, "task.txt").write_text("add 1 and 2")
-        with stack_at(request.param, **LEAN, KERNELRING_COURSE=course, KERNELRING_QUOTA_MIB="4") as stack:
+        with stack_at(request.param, KERNELRING_COURSE=course, KERNELRING_QUOTA_MIB="4") as stack:
             yield stack
 
 

@@ -19,6 +19,7 @@ from tests.cluster.confined import student, told
 from tests.cluster.lessons import INSTALLED, LESSONS, PIP, PROGRAMS, WHEEL, came_of, expected
 from tests.cluster.levels import LEVELS, level_of, stack_at
 from tests.nursery_fixture import until
+from tests.sleeping import SLEEPS
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
@@ -70,7 +71,7 @@ async def test_a_cell_asks_and_is_answered(ann: Student) -> None:
 
 
 async def test_a_cell_that_is_stopped_leaves_its_kernel_as_it_was(ann: Student) -> None:
-    asked = await ann.ask("kept = 42\nprint('here', flush=True)\nimport time\nfor _ in range(6000): time.sleep(0.1)")
+    asked = await ann.ask(f"kept = 42\nprint('here', flush=True)\n{SLEEPS}")
     while (await ann.receive(CELL_S)).kind != "stream":
         pass
     assert (await ann.call("POST", f"/api/kernels/{ann.kernel_id}/interrupt"))[0] == 204

@@ -20,6 +20,7 @@ from kernels.kernel_manager import NurseryKernelManager, kernel_context
 from kernels.nursery_client import NurseryClient
 from kernels.warmth import Warmth
 from tests.nursery_fixture import Ear, Place, kernel_env, nursery, until
+from tests.sleeping import SLEEPS
 
 T = TypeVar("T")
 WITHIN_S = 30.0
@@ -251,9 +252,7 @@ def test_tab_knows_what_has_run_and_what_the_cell_imports_and_needs_no_jedi(cell
 
 
 def test_an_interrupt_ends_a_cell_and_not_the_kernel(cell: Cell, starter: Starter) -> None:
-    # Not in one sleep: Python sees a signal that comes just before a system call when that returns.
-    waits = "for _ in range(600): time.sleep(0.1)"
-    request = cell.client.execute(f"import os, time\nprint(os.getpid(), flush=True)\n{waits}")
+    request = cell.client.execute(f"import os\nprint(os.getpid(), flush=True)\n{SLEEPS}")
     pid = 0
     while not pid:
         message = cell.client.get_iopub_msg(timeout=WITHIN_S)

@@ -24,6 +24,7 @@ from kernels.records import SpawnOrder
 from tests.cluster.confined import status
 from tests.nursery_fixture import processes_naming, until
 from tests.one_uid import LANDLOCK, NAMESPACES, Ground, Pupil, ground, only, outer
+from tests.sleeping import SLEEPS
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -123,7 +124,7 @@ async def test_ordinary_lessons_work(school: Ground, warm: bool) -> None:
 
 
 async def test_a_kernel_is_interrupted(bob: Pupil) -> None:
-    asked = bob.talk.execute("import time\nprint('here', flush=True)\nfor _ in range(6000): time.sleep(0.1)")
+    asked = bob.talk.execute(f"print('here', flush=True)\n{SLEEPS}")
     while (await bob.talk.get_iopub_msg(timeout=15))["msg_type"] != "stream":
         pass
     assert bob.manager.provisioner
